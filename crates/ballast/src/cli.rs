@@ -1,0 +1,256 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::logging::LogFormat;
+use crate::names::VolumeName;
+use crate::output::Format;
+use crate::size::ByteSize;
+
+/// Replicated block storage: every volume is a Raft log, every block is written once.
+#[derive(Debug, Parser)]
+#[command(name = "ballast", version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// What is logged to standard error: error, warn, info, or a filter such as 'warn,ballast=info' [env: RUST_LOG]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(crate) log_level: Option<String>,
+    /// How a line of the log looks
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run pools, a target and volumes on this machine until stopped; keeps its data between runs
+    Up(UpArgs),
+    /// Show processes, pools and volumes as they are now
+    Status(ReadArgs),
+    /// Pools: storage on disks, partitions or sparse files
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Volumes: make, list, delete
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// The iSCSI target process
+    #[command(subcommand)]
+    Target(TargetCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PoolCommand {
+    /// List the pools of a running `ballast up`
+    List(ReadArgs),
+    /// Make a pool on devices; refuses devices that carry data
+    Create(PoolCreateArgs),
+    /// Check the devices of a pool that does not run, without changing anything
+    Inspect(PoolInspectArgs),
+    /// Serve one pool (started by `ballast up`; stops on SIGTERM)
+    Serve(PoolServeArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeCommand {
+    /// Make a volume
+    Create(VolumeCreateArgs),
+    /// List the volumes
+    List(ReadArgs),
+    /// Delete a volume and all its data
+    Delete(VolumeDeleteArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TargetCommand {
+    /// Serve volumes over iSCSI (started by `ballast up`; stops on SIGTERM)
+    Serve(TargetServeArgs),
+}
+
+/// Which running ballast is meant.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DataDirArg {
+    /// The data directory
+    #[arg(long, env = "BALLAST_DATA_DIR", default_value = "./ballast-data", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+}
+
+/// Arguments of the commands that only show something.
+#[derive(Debug, Args)]
+pub(crate) struct ReadArgs {
+    #[command(flatten)]
+    pub(crate) dir: DataDirArg,
+    /// For people or for scripts
+    #[arg(long, short, value_enum, default_value = "table")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) dir: DataDirArg,
+    /// Pools to run; more than there are adds new ones, fewer changes nothing [default: 3, or as many as there are]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) pools: Option<u32>,
+    /// Size of each new pool; the file is sparse and grows as it is written [default: 10Gi]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) pool_size: Option<ByteSize>,
+    /// Replicas of each new volume [default: 3, or as many as there are pools]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=5))]
+    pub(crate) replicas: Option<u32>,
+    /// Volume to make when it does not exist; may be repeated [default: demo=1Gi at the first start]
+    #[arg(long = "volume", value_name = "NAME=SIZE")]
+    pub(crate) volumes: Vec<VolumeArg>,
+    /// Where the iSCSI target listens
+    #[arg(long, default_value = "127.0.0.1:3260", value_name = "ADDRESS:PORT")]
+    pub(crate) portal: SocketAddr,
+}
+
+/// `NAME=SIZE`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VolumeArg {
+    /// The volume's name.
+    pub(crate) name: VolumeName,
+    /// Its size.
+    pub(crate) size: ByteSize,
+}
+
+impl std::str::FromStr for VolumeArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, size) =
+            text.split_once('=').ok_or_else(|| format!("'{text}' is not NAME=SIZE: write for example demo=1Gi"))?;
+        let name = name.parse::<VolumeName>().map_err(|error| error.to_string())?;
+        Ok(Self { name, size: size.parse::<ByteSize>().map_err(|error| error.to_string())? })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VolumeCreateArgs {
+    /// 1 to 63 of a-z, 0-9 and '-'
+    pub(crate) name: VolumeName,
+    /// For example 20Gi
+    pub(crate) size: ByteSize,
+    /// Copies, each in a pool of its own [default: 3, or as many as there are pools]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=5))]
+    pub(crate) replicas: Option<u32>,
+    #[command(flatten)]
+    pub(crate) dir: DataDirArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VolumeDeleteArgs {
+    /// The volume
+    pub(crate) name: VolumeName,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) dir: DataDirArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PoolCreateArgs {
+    /// Name of the pool, for messages
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Device of the pool, in order; with size= a sparse file is made when it is missing
+    #[arg(long = "device", required = true, value_name = "PATH[,size=SIZE]")]
+    pub(crate) devices: Vec<DeviceArg>,
+}
+
+/// `PATH[,size=SIZE]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DeviceArg {
+    /// The device.
+    pub(crate) path: PathBuf,
+    /// Size of a sparse file.
+    pub(crate) size: Option<ByteSize>,
+}
+
+impl std::str::FromStr for DeviceArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (path, size) = match text.rsplit_once(",size=") {
+            Some((path, size)) => (path, Some(size.parse::<ByteSize>().map_err(|error| error.to_string())?)),
+            None => (text, None),
+        };
+        if path.is_empty() {
+            return Err("the path of a device is empty: write PATH or PATH,size=10Gi".to_owned());
+        }
+        Ok(Self { path: path.into(), size })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PoolInspectArgs {
+    /// All devices of one pool, in any order
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Also read all payload and check its checksums
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// For people or for scripts
+    #[arg(long, short, value_enum, default_value = "table")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PoolServeArgs {
+    /// Name of the pool, for messages
+    #[arg(long)]
+    pub(crate) name: String,
+    /// All devices of the pool
+    #[arg(long = "device", required = true, value_name = "PATH")]
+    pub(crate) devices: Vec<PathBuf>,
+    /// Where to listen: unix:PATH or ADDRESS:PORT
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(crate) listen: String,
+    /// Threads of the runtime
+    #[arg(long, hide = true, default_value_t = 2)]
+    pub(crate) worker_threads: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TargetServeArgs {
+    /// Where to listen for initiators
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) portal: SocketAddr,
+    /// Where to listen for control: unix:PATH
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(crate) control: String,
+    /// Threads of the runtime
+    #[arg(long, hide = true, default_value_t = 2)]
+    pub(crate) worker_threads: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn volumes_and_devices() {
+        let volume: VolumeArg = "demo=1Gi".parse().unwrap();
+        assert_eq!((volume.name.as_str(), volume.size.0), ("demo", 1 << 30));
+        for text in ["demo", "=1Gi", "demo=", "De=1Gi", "demo=0"] {
+            assert!(text.parse::<VolumeArg>().is_err(), "{text}");
+        }
+        let device: DeviceArg = "/dev/sdb".parse().unwrap();
+        assert_eq!(device, DeviceArg { path: "/dev/sdb".into(), size: None });
+        let device: DeviceArg = "a,b.img,size=1Mi".parse().unwrap();
+        assert_eq!(device, DeviceArg { path: "a,b.img".into(), size: Some(ByteSize(1 << 20)) });
+        assert!(",size=1Mi".parse::<DeviceArg>().is_err());
+        assert!("x,size=".parse::<DeviceArg>().is_err());
+    }
+}

@@ -1,0 +1,84 @@
+//! One module per command.
+
+mod address;
+mod pool_create;
+mod pool_inspect;
+mod pool_serve;
+mod read;
+mod target_serve;
+mod up;
+mod volume;
+
+use std::ffi::OsString;
+use std::future::Future;
+
+use crate::cli::{Cli, Command, PoolCommand, TargetCommand, VolumeCommand};
+use crate::logging::{self, LogFormat};
+
+/// Runs the command.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
+    let default = match &cli.command {
+        // openraft tells each step of each vote of each volume.
+        Command::Up(_) | Command::Pool(PoolCommand::Serve(_)) | Command::Target(TargetCommand::Serve(_)) => {
+            "info,openraft=warn"
+        }
+        _ => "warn",
+    };
+    logging::start(cli.log_level.as_deref(), cli.log_format, default)?;
+    let children = child_log_args(&cli);
+    match cli.command {
+        Command::Up(args) => small_runtime(up::run(args, children)),
+        Command::Status(args) => small_runtime(read::status(args)),
+        Command::Pool(PoolCommand::List(args)) => small_runtime(read::pool_list(args)),
+        Command::Pool(PoolCommand::Create(args)) => pool_create::run(&args),
+        Command::Pool(PoolCommand::Inspect(args)) => pool_inspect::run(&args),
+        Command::Pool(PoolCommand::Serve(args)) => big_runtime(args.worker_threads, pool_serve::run(args)),
+        Command::Volume(VolumeCommand::Create(args)) => small_runtime(volume::create(args)),
+        Command::Volume(VolumeCommand::List(args)) => small_runtime(read::volume_list(args)),
+        Command::Volume(VolumeCommand::Delete(args)) => small_runtime(volume::delete(args)),
+        Command::Target(TargetCommand::Serve(args)) => big_runtime(args.worker_threads, target_serve::run(args)),
+    }
+}
+
+/// What was said about the log on the command line holds for the children too; the environment they inherit.
+fn child_log_args(cli: &Cli) -> Vec<OsString> {
+    let level = cli.log_level.iter().flat_map(|level| ["--log-level".into(), level.into()]);
+    let format = match cli.log_format {
+        LogFormat::Text => None,
+        LogFormat::Json => Some(["--log-format".into(), "json".into()]),
+    };
+    level.chain(format.into_iter().flatten()).collect()
+}
+
+/// For commands and the supervisor: everything on the main thread. The kernel's "parent died" signal to children goes
+/// by the thread that started them, so the supervisor must never start one from a thread that may end.
+fn small_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+/// For the processes that carry data.
+fn big_runtime(threads: usize, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads.max(1)).enable_all().build()?.block_on(work)
+}
+
+/// The signals that ask this process to stop.
+struct StopSignals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl StopSignals {
+    /// From now on SIGTERM and SIGINT do not end the process by themselves.
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one; says which.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The program as a user meets it when nothing runs: every refusal says what to do next.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn ballast(args: &[&str], data_dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ballast"));
+    command.args(args).env("BALLAST_DATA_DIR", data_dir).env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+/// Runs a command that must fail; returns what it said.
+fn refused(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().expect("the program runs");
+    let said = String::from_utf8(stderr).expect("text");
+    assert!(!status.success(), "{said}");
+    assert!(stdout.is_empty(), "errors go to standard error");
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
+#[test]
+fn commands_without_a_running_ballast_say_what_to_start() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [
+        &["status"][..],
+        &["pool", "list", "--output", "json"],
+        &["volume", "list"],
+        &["volume", "create", "demo", "1Gi"],
+        &["volume", "delete", "demo", "--yes"],
+    ] {
+        let said = refused(&mut ballast(args, dir.path()));
+        assert!(said.contains("ballast up --data-dir") && said.contains(dir.path().to_str().unwrap()), "{said}");
+    }
+}
+
+#[test]
+fn bad_arguments_are_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = refused(&mut ballast(&["volume", "create", "Not_A_Name", "1Gi"], dir.path()));
+    assert!(said.contains("RFC 1123"), "{said}");
+    let said = refused(&mut ballast(&["volume", "create", "demo", "1Zi"], dir.path()));
+    assert!(said.contains("not a unit"), "{said}");
+    let said = refused(&mut ballast(&["up", "--volume", "demo"], dir.path()));
+    assert!(said.contains("NAME=SIZE"), "{said}");
+    let said = refused(&mut ballast(&["status", "--log-level", "a=b=c"], dir.path()));
+    assert!(said.contains("log filter"), "{said}");
+    assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none(), "nothing was made");
+}
+
+#[test]
+fn up_refuses_a_directory_that_is_too_deep() {
+    let dir = tempfile::tempdir().unwrap();
+    let deep = dir.path().join("x".repeat(100));
+    let said = refused(&mut ballast(&["up"], &deep));
+    assert!(said.contains("shorter --data-dir"), "{said}");
+    assert!(!deep.exists());
+}
+
+#[test]
+fn up_refuses_a_directory_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = std::fs::File::create(dir.path().join("lock")).unwrap();
+    std::fs::write(dir.path().join("lock"), "4711\n").unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let said = refused(&mut ballast(&["up"], dir.path()));
+    assert!(said.contains("in use") && said.contains("4711"), "{said}");
+    assert!(!dir.path().join("pools/pool-0").exists());
+}
+
+#[test]
+fn a_child_whose_supervisor_is_gone_does_not_start() {
+    let dir = tempfile::tempdir().unwrap();
+    // Pid 1 is not the parent of this command.
+    let said = refused(ballast(&["status"], dir.path()).env("BALLAST_SUPERVISOR_PID", "1"));
+    assert!(said.contains("supervisor (pid 1)"), "{said}");
+    let said = refused(ballast(&["status"], dir.path()).env("BALLAST_SUPERVISOR_PID", "x"));
+    assert!(said.contains("not a pid"), "{said}");
+    let own = std::process::id().to_string();
+    let said = refused(ballast(&["status"], dir.path()).env("BALLAST_SUPERVISOR_PID", own));
+    assert!(said.contains("no ballast runs"), "{said}");
+}
+
+#[test]
+fn a_closed_pipe_is_not_a_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = ballast(&["--help"], dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
+}

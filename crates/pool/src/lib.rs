@@ -1,0 +1,42 @@
+//! The pool: block storage for replicated logs, where the log entry is the block's home.
+//!
+//! A pool owns one or more devices. It keeps, for every replica, a log of entries and a map of the volume's blocks, and
+//! writes each payload exactly once: to freshly allocated blocks that first the log entry and then, after it is applied,
+//! the map points at. See the module docs for the bytes (`format`), the journal, the checkpoints and the rules of reuse.
+//!
+//! It knows nothing of Raft and owns its threads; its futures run on any executor.
+//!
+//! Start with [`Pool::create`] and [`Pool::open`]; a [`Replica`] is a handle to one volume's copy.
+
+mod alloc;
+mod checkpoint;
+mod create;
+mod error;
+mod format;
+mod inspect;
+mod install;
+mod io;
+mod jobs;
+mod journal;
+mod map;
+mod meta;
+mod pool;
+mod prepare;
+mod read;
+mod recover;
+mod replica;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod state;
+mod types;
+
+pub use error::PoolError;
+pub use inspect::{DeviceReport, InspectReport, ReplicaReport, inspect, inspect_on};
+pub use install::Installer;
+pub use io::Device;
+pub use pool::Pool;
+pub use replica::Replica;
+pub use types::{
+    BlockData, DeviceConfig, DeviceStats, ExportChunk, IoBackend, LogMark, LogOp, LogRecord, LogState,
+    MAX_HARD_STATE_BYTES, MAX_HEADER_BYTES, MAX_RECORD_BLOCKS, OpenOptions, PoolConfig, PoolStats, ReplicaConfig,
+};

@@ -1,0 +1,159 @@
+//! A region of device 0 as the storage under redb, and the superblock that remembers its length.
+//!
+//! redb writes page by page and then syncs. The pages are gathered here and go to the device in one submission, in order
+//! of their address, followed by one flush.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use redb::StorageBackend;
+
+use crate::error::{PoolError, Result};
+use crate::format::BLOCK;
+use crate::format::superblock::Superblock;
+use crate::io::{AlignedBuf, PoolDevice, Purpose};
+
+/// The superblock of one device, and how to change it.
+#[derive(Debug)]
+pub(crate) struct SuperStore {
+    pub(crate) device: Arc<PoolDevice>,
+    state: Mutex<Superblock>,
+}
+
+impl SuperStore {
+    pub(crate) fn new(device: Arc<PoolDevice>, state: Superblock) -> Self {
+        Self { device, state: Mutex::new(state) }
+    }
+
+    pub(crate) fn get(&self) -> Superblock {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the superblock; durable on return.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Superblock)) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = state.clone();
+        change(&mut next);
+        next.generation += 1;
+        self.device.write_at(next.offset(), &next.encode(), Purpose::Superblock)?;
+        self.device.flush()?;
+        *state = next;
+        Ok(())
+    }
+}
+
+/// The size a metadata region needs for this many blocks of data: 16 bytes an entry, twice for copy on write and page
+/// rounding, once more for the log index and slack; a power of two, because redb doubles.
+pub(crate) fn region_len(data_bytes: u64) -> u64 {
+    (data_bytes / 64).clamp(8 << 20, 1 << 40).next_power_of_two()
+}
+
+/// A region of a device.
+#[derive(Debug)]
+pub(crate) struct RegionBackend {
+    supers: Arc<SuperStore>,
+    offset: u64,
+    bytes: u64,
+    /// Pages written since the last sync.
+    pages: Mutex<BTreeMap<u64, Box<[u8]>>>,
+}
+
+fn other(error: PoolError) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+impl RegionBackend {
+    pub(crate) fn new(supers: Arc<SuperStore>, offset: u64, bytes: u64) -> Self {
+        Self { supers, offset, bytes, pages: Mutex::new(BTreeMap::new()) }
+    }
+
+    fn check(&self, offset: u64, len: usize) -> io::Result<()> {
+        match offset.checked_add(len as u64) {
+            Some(end) if end <= self.bytes => Ok(()),
+            _ => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "outside the metadata region")),
+        }
+    }
+}
+
+impl StorageBackend for RegionBackend {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.supers.get().meta_len)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.check(offset, out.len())?;
+        let pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        self.supers.device.read_at(self.offset + offset, out).map_err(other)?;
+        let end = offset + out.len() as u64;
+        for (page, bytes) in pages.range(offset / BLOCK..end.div_ceil(BLOCK)) {
+            let start = page * BLOCK;
+            let (from, to) = (start.max(offset), (start + BLOCK).min(end));
+            out[(from - offset) as usize..(to - offset) as usize]
+                .copy_from_slice(&bytes[(from - start) as usize..(to - start) as usize]);
+        }
+        Ok(())
+    }
+
+    /// Grows only. Where redb would give space back it gets to keep it: the free-page state that it saved with the
+    /// commit is that of the longer store, and redb 4.5 cannot load it into a shorter one after a crash.
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let old = self.supers.get().meta_len;
+        if len <= old {
+            return Ok(());
+        }
+        if len > self.bytes {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "the metadata region of the pool is full"));
+        }
+        // New space must read as zeroes.
+        let zeroes = AlignedBuf::new(1 << 20);
+        let mut at = old;
+        while at < len {
+            let step = (len - at).min(1 << 20);
+            let write = (self.offset + at, &zeroes.as_slice()[..step as usize]);
+            self.supers.device.write_many(&[write], |_| Purpose::Prepare).map_err(other)?;
+            at += step;
+        }
+        self.supers.device.flush().map_err(other)?;
+        self.supers.update(|sb| sb.meta_len = len).map_err(other)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        if pages.is_empty() {
+            return Ok(());
+        }
+        let writes: Vec<(u64, &[u8])> =
+            pages.iter().map(|(page, bytes)| (self.offset + page * BLOCK, &bytes[..])).collect();
+        self.supers.device.write_many(&writes, |_| Purpose::Checkpoint).map_err(other)?;
+        self.supers.device.flush().map_err(other)?;
+        pages.clear();
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check(offset, data.len())?;
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut offset, mut data) = (offset, data);
+        while !data.is_empty() {
+            let (page, from) = (offset / BLOCK, (offset % BLOCK) as usize);
+            let step = data.len().min(BLOCK as usize - from);
+            if step == BLOCK as usize {
+                pages.insert(page, data[..step].into());
+            } else {
+                let bytes = match pages.entry(page) {
+                    std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+                    std::collections::btree_map::Entry::Vacant(entry) => {
+                        let mut bytes = vec![0; BLOCK as usize].into_boxed_slice();
+                        self.supers.device.read_at(self.offset + page * BLOCK, &mut bytes).map_err(other)?;
+                        entry.insert(bytes)
+                    }
+                };
+                bytes[from..from + step].copy_from_slice(&data[..step]);
+            }
+            offset += step as u64;
+            data = &data[step..];
+        }
+        Ok(())
+    }
+}

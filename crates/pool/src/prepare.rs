@@ -1,0 +1,54 @@
+//! Preparing sparse files: space is written once, with zeroes, before the allocator may use it, so that a flush never
+//! has to commit the file system's metadata. A background thread stays ahead of the allocator.
+
+use crate::create;
+use crate::error::Result;
+use crate::format::BLOCK;
+use crate::pool::Shared;
+
+/// Blocks prepared at a time (64 MiB), and the least that is kept ahead.
+pub(crate) const CHUNK_BLOCKS: u64 = 16384;
+
+impl Shared {
+    /// Prepares one chunk where it is wanted most; `false` when there is nothing to do.
+    pub(crate) fn prepare_chunk(&self, force: bool) -> Result<bool> {
+        let (device, from, to) = {
+            let core = self.core();
+            core.check()?;
+            let ahead = if force { u64::MAX } else { CHUNK_BLOCKS };
+            let Some(device) = core.alloc.wants_preparation(ahead) else { return Ok(false) };
+            let (prepared, blocks) = core.alloc.prepared(device);
+            (device, prepared, (prepared + CHUNK_BLOCKS).min(blocks))
+        };
+        let target = &self.devices[device];
+        create::prepare(target, self.layouts[device].extents_offset + from * BLOCK, (to - from) * BLOCK)?;
+        target.flush()?;
+        self.supers[device].update(|sb| sb.prepared = to)?;
+        self.core().alloc.set_prepared(device, to);
+        self.space.notify_all();
+        Ok(true)
+    }
+}
+
+pub(crate) fn thread(shared: &Shared) {
+    loop {
+        match shared.prepare_chunk(false) {
+            Ok(true) => {}
+            Ok(false) => {
+                let core = shared.core();
+                if core.closing || core.fenced.is_some() {
+                    return;
+                }
+                if core.alloc.wants_preparation(CHUNK_BLOCKS).is_none() {
+                    drop(shared.wait(&shared.wake_prepare, core));
+                }
+            }
+            Err(e) => {
+                if !matches!(e, crate::PoolError::Closed) {
+                    shared.fence(&e.to_string());
+                }
+                return;
+            }
+        }
+    }
+}

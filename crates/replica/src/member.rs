@@ -1,0 +1,205 @@
+//! One running member of a volume's group: Raft, its store, and the housekeeping between the two.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ballast_api::{BlockCount, PoolId, ReplicaId, VolumeId};
+use ballast_pool::{Pool, PoolError, Replica, ReplicaConfig};
+use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{InitializeError, RaftError};
+use openraft::{Instant, ServerState};
+use serde::{Deserialize, Serialize};
+
+use crate::peer::directory::Directory;
+use crate::raft::log_store::LogStore;
+use crate::raft::network::Network;
+use crate::raft::settings;
+use crate::raft::state_machine::{StateMachine, VolumeView};
+use crate::raft::types::{Config, MemberNode, Raft};
+use crate::snapshot::SendGuard;
+
+/// A read is answered from the leader's own knowledge when a quorum has confirmed it within this time. Shorter than
+/// the lease (no other leader can exist before that ends) by enough for a clock that runs a little fast.
+const READ_LEASE: Duration = Duration::from_millis(settings::ELECTION_MAX_MS * 3 / 4);
+
+/// Pause before the housekeeping follows a replica whose contents were replaced.
+const RESUBSCRIBE: Duration = Duration::from_secs(1);
+
+/// What the pool keeps about a replica for us.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberConfig {
+    /// The volume's name, for people.
+    pub name: String,
+    /// This member's id.
+    pub replica: ReplicaId,
+    /// The group's first members; later changes are in the log.
+    pub members: Vec<(ReplicaId, PoolId)>,
+}
+
+/// Why a member could not be started or used.
+#[derive(Debug, thiserror::Error)]
+pub enum MemberError {
+    /// The pool said no.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The replica's own record does not parse.
+    #[error("the record of this replica is damaged: {0}; delete the replica, it will be rebuilt from the others")]
+    Config(#[from] postcard::Error),
+    /// openraft would not start.
+    #[error("starting the Raft member: {0}")]
+    Start(String),
+    /// The group could not be formed.
+    #[error("forming the group: {0}")]
+    Form(String),
+}
+
+/// A running member.
+pub struct Member {
+    volume: VolumeId,
+    config: MemberConfig,
+    blocks: BlockCount,
+    raft: Raft,
+    view: Arc<VolumeView>,
+    store: Replica,
+    pool: Pool,
+    housekeeping: tokio::task::JoinHandle<()>,
+}
+
+impl MemberConfig {
+    /// As the pool keeps it.
+    pub fn to_replica_config(&self, blocks: BlockCount) -> Result<ReplicaConfig, MemberError> {
+        Ok(ReplicaConfig { blocks, user: Bytes::from(postcard::to_stdvec(self)?) })
+    }
+}
+
+impl Member {
+    /// Starts the member whose replica is in `pool`.
+    pub async fn start(pool: Pool, volume: VolumeId, directory: Directory) -> Result<Self, MemberError> {
+        let store = pool.replica(volume)?;
+        let replica_config = store.config();
+        let config: MemberConfig = postcard::from_bytes(&replica_config.user)?;
+        let sending = SendGuard::default();
+        let network = Network::new(volume, directory, sending.clone());
+        let machine = StateMachine::open(store.clone()).map_err(|e| MemberError::Start(e.to_string()))?;
+        let view = machine.view();
+        let settings = settings::config();
+        let log = LogStore::new(store.clone());
+        let raft = Raft::new(config.replica.0, settings, network, log, machine)
+            .await
+            .map_err(|e| MemberError::Start(e.to_string()))?;
+        let housekeeping = tokio::spawn(keep_house(volume, store.clone(), raft.clone(), sending));
+        Ok(Self { volume, config, blocks: replica_config.blocks, raft, view, store, pool, housekeeping })
+    }
+
+    /// Forms the group. Done once; repeating it changes nothing.
+    pub async fn form(&self, members: &[(ReplicaId, PoolId)]) -> Result<(), MemberError> {
+        let nodes: BTreeMap<u64, MemberNode> =
+            members.iter().map(|(id, pool)| (id.0, MemberNode { pool: *pool })).collect();
+        match self.raft.initialize(nodes).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(other) => Err(MemberError::Form(other.to_string())),
+        }
+    }
+
+    /// Stops the member; the replica stays in the pool.
+    pub async fn stop(&self) {
+        self.housekeeping.abort();
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(volume = %self.volume, %error, "the Raft member did not stop cleanly");
+        }
+    }
+
+    /// The volume.
+    pub fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
+    /// The group's Raft handle.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// The volume's blocks on this pool.
+    pub fn store(&self) -> &Replica {
+        &self.store
+    }
+
+    /// Epoch as applied here.
+    pub fn view(&self) -> &VolumeView {
+        &self.view
+    }
+
+    /// Name, id and first members.
+    pub fn config(&self) -> &MemberConfig {
+        &self.config
+    }
+
+    /// Capacity of the volume.
+    pub fn blocks(&self) -> BlockCount {
+        self.blocks
+    }
+
+    /// Whether the pool can take that many more blocks.
+    pub fn check_room(&self, blocks: u64) -> Result<(), PoolError> {
+        self.pool.check_room(blocks)
+    }
+
+    /// Whether this member leads and no other can: call it *after* the data was read, then the data was current.
+    pub async fn confirm_leadership(&self) -> bool {
+        {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            if metrics.state != ServerState::Leader {
+                return false;
+            }
+            if metrics.last_quorum_acked.is_some_and(|at| at.elapsed() < READ_LEASE) {
+                return true;
+            }
+        }
+        // Alone in its group, or just elected, or nothing heard for a while: ask the core.
+        self.raft.get_read_linearizer(openraft::ReadPolicy::ReadIndex).await.is_ok()
+    }
+
+    /// The pool that leads the group, as far as this member knows.
+    pub fn leader_pool(&self) -> Option<PoolId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader?;
+        metrics.membership_config.membership().get_node(&leader).map(|node| node.pool)
+    }
+}
+
+/// After each checkpoint of the pool: tell openraft, which then drops the log that the checkpoint covers.
+async fn keep_house(volume: VolumeId, store: Replica, raft: Raft, sending: SendGuard) {
+    loop {
+        let mut checkpoints = store.checkpointed();
+        while checkpoints.changed().await.is_ok() {
+            // While a snapshot is on its way its receiver will need the log from there on.
+            if sending.is_sending() {
+                continue;
+            }
+            if let Err(error) = raft.trigger().snapshot().await {
+                tracing::warn!(%volume, %error, "the Raft member has stopped");
+                return;
+            }
+        }
+        // An installed snapshot replaced the replica's contents and this channel with them.
+        tokio::time::sleep(RESUBSCRIBE).await;
+    }
+}
+
+/// The group's view of a member, for status.
+pub fn role(metrics: &openraft::RaftMetrics<Config>) -> &'static str {
+    if metrics.running_state.is_err() {
+        return "failed";
+    }
+    match metrics.state {
+        ServerState::Leader => "leader",
+        ServerState::Follower => "follower",
+        ServerState::Candidate => "candidate",
+        ServerState::Learner => "learner",
+        ServerState::Shutdown => "stopped",
+    }
+}

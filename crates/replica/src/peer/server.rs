@@ -1,0 +1,251 @@
+//! The receiving side of a peer connection: hands each message to the member of its group.
+//!
+//! Appends of one sequence go through one task in their order; everything else is a task of its own, so that a vote
+//! never waits behind a flush. Payload checksums are verified before an entry reaches the log: a block that was
+//! damaged on the way is refused, and the leader sends it again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ballast_api::replica::peer_request::Op;
+use ballast_api::replica::peer_response::Answer;
+use ballast_api::replica::{Append, PeerRequest, PeerResponse};
+use ballast_api::{BLOCK_SIZE, VolumeId};
+use futures_util::{Stream, StreamExt};
+use openraft::entry::RaftEntry;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::answer;
+use crate::member::Member;
+use crate::members::Members;
+use crate::raft::codec::{DecodeError, entry_from_wire, log_id_from_wire, vote_from_wire};
+use crate::raft::types::Config;
+
+/// Appends of one sequence waiting for the Raft core.
+const QUEUE: usize = 16;
+
+/// Why a message is answered with an error text.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("this pool holds no replica of the volume")]
+    UnknownVolume,
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error("entry {index}: block {block} does not match its checksum; it was damaged on the way")]
+    Damaged { index: u64, block: usize },
+    #[error("entry {index}: {blocks} checksums for {bytes} bytes")]
+    Lengths { index: u64, blocks: usize, bytes: usize },
+    #[error("no room: {0}")]
+    NoRoom(ballast_pool::PoolError),
+    #[error("the replica has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Serves one peer connection until it ends.
+pub async fn serve<S>(members: Arc<Members>, mut requests: S, out: mpsc::Sender<Result<PeerResponse, tonic::Status>>)
+where
+    S: Stream<Item = Result<PeerRequest, tonic::Status>> + Unpin,
+{
+    let mut sequences: HashMap<u64, mpsc::Sender<Append>> = HashMap::new();
+    while let Some(Ok(request)) = requests.next().await {
+        let reply = Reply { volume: request.volume.clone(), stream: request.stream, out: out.clone() };
+        match request.op {
+            Some(Op::Append(append)) => {
+                let sequence = sequences.entry(request.stream).or_insert_with(|| {
+                    let (sender, receiver) = mpsc::channel(QUEUE);
+                    tokio::spawn(serve_sequence(members.clone(), reply.clone(), receiver));
+                    sender
+                });
+                // A sequence whose task has ended was answered with the reason; the peer opens a new one.
+                _ = sequence.send(append).await;
+            }
+            Some(Op::CloseStream(stream)) => _ = sequences.remove(&stream),
+            Some(other) => {
+                let members = members.clone();
+                tokio::spawn(async move {
+                    let result = serve_single(&members, &reply.volume, other).await;
+                    reply.send(request.seq, result).await;
+                });
+            }
+            None => {}
+        }
+        if out.is_closed() {
+            break;
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Reply {
+    volume: bytes::Bytes,
+    stream: u64,
+    out: mpsc::Sender<Result<PeerResponse, tonic::Status>>,
+}
+
+impl Reply {
+    async fn send(&self, seq: u64, result: Result<Vec<u8>, Refusal>) {
+        let answer = match result {
+            Ok(bytes) => Answer::Result(bytes.into()),
+            Err(refusal) => Answer::Error(refusal.to_string()),
+        };
+        let response = PeerResponse { volume: self.volume.clone(), stream: self.stream, seq, answer: Some(answer) };
+        _ = self.out.send(Ok(response)).await;
+    }
+}
+
+fn member(members: &Members, volume: &[u8]) -> Result<Arc<Member>, Refusal> {
+    let volume = VolumeId::from_slice(volume).map_err(|_| Refusal::UnknownVolume)?;
+    members.get(volume).ok_or(Refusal::UnknownVolume)
+}
+
+async fn serve_sequence(members: Arc<Members>, reply: Reply, mut appends: mpsc::Receiver<Append>) {
+    let mut seq = 0;
+    let refusal = match member(&members, &reply.volume) {
+        Err(refusal) => Some(refusal),
+        Ok(member) => {
+            let (feed, input) = mpsc::channel(QUEUE);
+            let feeder = async {
+                while let Some(append) = appends.recv().await {
+                    let request = decode_append(append).and_then(|request| check_room(&member, request))?;
+                    if feed.send(request).await.is_err() {
+                        break;
+                    }
+                }
+                drop(feed);
+                Ok(())
+            };
+            let answers = async {
+                let mut results = std::pin::pin!(member.raft().stream_append(ReceiverStream::new(input)));
+                while let Some(result) = results.next().await {
+                    match result {
+                        Ok(result) => reply.send(seq, Ok(answer::encode_append(result))).await,
+                        Err(fatal) => {
+                            reply.send(seq, Err(Refusal::Stopped(fatal.to_string()))).await;
+                            return;
+                        }
+                    }
+                    seq += 1;
+                }
+            };
+            // `feeder` owns `feed`, so when it ends the answers end too, after the last one was given.
+            let (refused, ()) = tokio::join!(feeder, answers);
+            refused.err()
+        }
+    };
+    if let Some(refusal) = refusal {
+        tracing::warn!(stream = reply.stream, %refusal, "append refused");
+        // Everything before the refused append is answered by now, so `seq` is its number. The peer gives up then.
+        reply.send(seq, Err(refusal)).await;
+    }
+}
+
+fn decode_append(append: Append) -> Result<AppendEntriesRequest<Config>, Refusal> {
+    let mut entries = Vec::with_capacity(append.entries.len());
+    for entry in append.entries {
+        let index = entry.index;
+        if entry.payload.len() != entry.crcs.len() * BLOCK_SIZE {
+            return Err(Refusal::Lengths { index, blocks: entry.crcs.len(), bytes: entry.payload.len() });
+        }
+        for (block, (data, expected)) in entry.payload.chunks_exact(BLOCK_SIZE).zip(&entry.crcs).enumerate() {
+            if crc32fast::hash(data) != *expected {
+                return Err(Refusal::Damaged { index, block });
+            }
+        }
+        entries.push(entry_from_wire(entry)?);
+    }
+    Ok(AppendEntriesRequest {
+        vote: vote_from_wire(append.vote)?,
+        prev_log_id: append.prev.map(log_id_from_wire),
+        leader_commit: append.committed.map(log_id_from_wire),
+        entries,
+    })
+}
+
+/// A full pool refuses the message, so that the log never meets an error that would stop the member.
+fn check_room(member: &Member, request: AppendEntriesRequest<Config>) -> Result<AppendEntriesRequest<Config>, Refusal> {
+    use crate::volume::Command;
+    use openraft::EntryPayload;
+    let blocks: usize = request
+        .entries
+        .iter()
+        .map(|entry| match &entry.payload {
+            EntryPayload::Normal(Command::Write { crcs, .. }) => crcs.len(),
+            _ => 0,
+        })
+        .sum();
+    if blocks > 0 {
+        member.check_room(blocks as u64).map_err(Refusal::NoRoom)?;
+    }
+    Ok(request)
+}
+
+async fn serve_single(members: &Members, volume: &[u8], op: Op) -> Result<Vec<u8>, Refusal> {
+    let member = member(members, volume)?;
+    let raft = member.raft();
+    let stopped = |error: String| Refusal::Stopped(error);
+    match op {
+        Op::Heartbeat(append) => {
+            let request = decode_append(append)?;
+            let prev = request.prev_log_id;
+            let last = request.entries.last().map(RaftEntry::log_id).or(prev);
+            let response = raft.append_entries(request).await.map_err(|e| stopped(e.to_string()))?;
+            Ok(answer::encode_append(response.into_stream_result(prev, last)))
+        }
+        Op::Vote(vote) => {
+            let response = raft.vote(vote_request(vote)?).await.map_err(|e| stopped(e.to_string()))?;
+            Ok(answer::encode_vote(&response))
+        }
+        Op::PreVote(vote) => {
+            let response = raft.pre_vote(vote_request(vote)?).await.map_err(|e| stopped(e.to_string()))?;
+            Ok(answer::encode_vote(&response))
+        }
+        Op::TransferLeader(request) => {
+            let last = request.last_log.map(log_id_from_wire);
+            let request = TransferLeaderRequest::new(vote_from_wire(request.from)?, request.to, last);
+            raft.handle_transfer_leader(request)
+                .await
+                .map_err(|e| stopped(e.to_string()))?
+                .map_err(|e| stopped(e.to_string()))?;
+            Ok(Vec::new())
+        }
+        Op::Append(_) | Op::CloseStream(_) => Ok(Vec::new()),
+    }
+}
+
+fn vote_request(vote: ballast_api::replica::Vote) -> Result<VoteRequest<Config>, DecodeError> {
+    let mut request = VoteRequest::new(vote_from_wire(vote.vote)?, vote.last_log.map(log_id_from_wire));
+    request.leadership_transfer = vote.leadership_transfer;
+    Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ballast_api::replica::{Entry, RaftVote};
+
+    fn append(crc: u32, payload: Vec<u8>) -> Append {
+        let entry = Entry {
+            term: 1,
+            node: 1,
+            index: 1,
+            command: [&[1u8][..], &[0; 16]].concat().into(),
+            crcs: vec![crc],
+            payload: payload.into(),
+        };
+        let vote = RaftVote { term: 1, node: 1, committed: true };
+        Append { vote: Some(vote), prev: None, committed: None, entries: vec![entry] }
+    }
+
+    #[test]
+    fn damaged_payload_never_reaches_the_log() {
+        let payload = vec![3; BLOCK_SIZE];
+        let crc = crc32fast::hash(&payload);
+        assert!(decode_append(append(crc, payload.clone())).is_ok());
+        let mut flipped = payload.clone();
+        flipped[100] ^= 1;
+        assert!(matches!(decode_append(append(crc, flipped)), Err(Refusal::Damaged { index: 1, block: 0 })));
+        assert!(matches!(decode_append(append(crc, payload[1..].to_vec())), Err(Refusal::Lengths { .. })));
+    }
+}

@@ -1,0 +1,254 @@
+//! openraft's network over the peer links: pipelined appends, single calls for the rest.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use ballast_api::replica::peer_request::Op;
+use ballast_api::{PoolId, VolumeId, replica as wire};
+use futures_util::future::{BoxFuture, Either, select};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
+use openraft::OptionalSend;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption, RaftNetworkFactory,
+};
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+
+use super::codec::{entry_to_wire, log_id_to_wire, vote_to_wire};
+use super::types::{Config, MemberNode, Snapshot, Vote};
+use crate::peer::answer;
+use crate::peer::directory::Directory;
+use crate::peer::link::{Link, LinkError, StreamReceiver, StreamSender};
+use crate::snapshot::{SendGuard, VolumeImage, send};
+
+/// Appends sent and not yet answered, for one follower of one group. Together with the size of an append this bounds
+/// what a follower that stopped answering can hold in memory.
+const IN_FLIGHT: usize = 16;
+
+/// Makes the clients of one group.
+#[derive(Clone)]
+pub struct Network {
+    volume: VolumeId,
+    directory: Directory,
+    sending: SendGuard,
+}
+
+impl Network {
+    /// For the group of `volume`. `sending` holds back log purging while a snapshot is under way.
+    pub fn new(volume: VolumeId, directory: Directory, sending: SendGuard) -> Self {
+        Self { volume, directory, sending }
+    }
+}
+
+impl RaftNetworkFactory<Config> for Network {
+    type Network = Client;
+
+    async fn new_client(&mut self, _target: u64, node: &MemberNode) -> Client {
+        Client { network: self.clone(), pool: node.pool, heartbeat: false }
+    }
+
+    async fn new_heartbeat_client(&mut self, _target: u64, node: &MemberNode) -> Client {
+        Client { network: self.clone(), pool: node.pool, heartbeat: true }
+    }
+}
+
+/// The way to one member of a group.
+pub struct Client {
+    network: Network,
+    pool: PoolId,
+    heartbeat: bool,
+}
+
+impl Client {
+    fn link(&self) -> Result<Arc<Link>, LinkError> {
+        self.network.directory.link(self.pool)
+    }
+
+    async fn call(&self, op: Op) -> Result<bytes::Bytes, RPCError<Config>> {
+        let link = self.link().map_err(rpc_error)?;
+        link.call(self.network.volume, op).await.map_err(rpc_error)
+    }
+}
+
+fn rpc_error(error: LinkError) -> RPCError<Config> {
+    match error {
+        // Nothing there: wait with the next try.
+        LinkError::Unknown(_) | LinkError::Connect { .. } | LinkError::Refused { .. } => {
+            RPCError::Unreachable(Unreachable::new(&error))
+        }
+        // The peer is there but cannot take this now (starting, full): do not hammer it either.
+        LinkError::Peer(_) => RPCError::Unreachable(Unreachable::new(&error)),
+        LinkError::Lost => RPCError::Network(NetworkError::new(&error)),
+    }
+}
+
+fn bad_answer(error: super::codec::DecodeError) -> RPCError<Config> {
+    RPCError::Network(NetworkError::new(&error))
+}
+
+fn append_to_wire(request: AppendEntriesRequest<Config>) -> wire::Append {
+    wire::Append {
+        vote: Some(vote_to_wire(&request.vote)),
+        prev: request.prev_log_id.as_ref().map(log_id_to_wire),
+        committed: request.leader_commit.as_ref().map(log_id_to_wire),
+        entries: request.entries.into_iter().map(entry_to_wire).collect(),
+    }
+}
+
+type AppendResult = Result<StreamAppendResult<Config>, RPCError<Config>>;
+
+/// Keeps [`IN_FLIGHT`] appends under way and yields their answers in order. Ends with the input, or at the first
+/// refusal or failure.
+struct Pipeline<S> {
+    input: Option<S>,
+    sender: Option<StreamSender>,
+    receiver: StreamReceiver,
+    in_flight: usize,
+}
+
+impl<S: Stream<Item = AppendEntriesRequest<Config>> + Unpin + Send> Pipeline<S> {
+    async fn next(&mut self) -> Option<AppendResult> {
+        loop {
+            let room = self.in_flight < IN_FLIGHT;
+            let answer = match (self.input.as_mut().filter(|_| room), self.in_flight > 0) {
+                (Some(input), true) => {
+                    let ask = std::pin::pin!(self.receiver.next());
+                    match select(ask, input.next()).await {
+                        Either::Left((answer, _)) => Err(answer),
+                        Either::Right((request, _)) => Ok(request),
+                    }
+                }
+                (Some(input), false) => Ok(input.next().await),
+                (None, true) => Err(self.receiver.next().await),
+                // The input has ended and everything is answered. openraft's probing relies on this clean end.
+                (None, false) => return None,
+            };
+            match answer {
+                Ok(Some(request)) => {
+                    let sender = self.sender.as_mut()?;
+                    if let Err(error) = sender.send(append_to_wire(request)).await {
+                        return Some(Err(rpc_error(error)));
+                    }
+                    self.in_flight += 1;
+                }
+                Ok(None) => self.input = None,
+                Err(answer) => {
+                    self.in_flight -= 1;
+                    return Some(
+                        answer.map_err(rpc_error).and_then(|bytes| answer::decode_append(&bytes).map_err(bad_answer)),
+                    );
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        (self.input, self.sender, self.in_flight) = (None, None, 0);
+    }
+}
+
+impl NetStreamAppend<Config> for Client {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        mut input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, AppendResult>, RPCError<Config>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Config>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            if self.heartbeat {
+                // A single message; it must not wait behind a pipeline of payloads.
+                let Some(request) = input.next().await else { return Ok(stream::empty().boxed()) };
+                let bytes = self.call(Op::Heartbeat(append_to_wire(request))).await?;
+                let answer = answer::decode_append(&bytes).map_err(bad_answer)?;
+                return Ok(stream::iter([Ok(answer)]).boxed());
+            }
+            let link = self.link().map_err(rpc_error)?;
+            let (sender, receiver) = link.open_stream(self.network.volume).await.map_err(rpc_error)?;
+            let pipeline = Pipeline { input: Some(input), sender: Some(sender), receiver, in_flight: 0 };
+            Ok(stream::unfold(pipeline, |mut pipeline| async move {
+                let answer = pipeline.next().await?;
+                if !matches!(answer, Ok(Ok(_))) {
+                    pipeline.stop();
+                }
+                Some((answer, pipeline))
+            })
+            .boxed())
+        })
+    }
+}
+
+impl NetVote<Config> for Client {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Config>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<Config>, RPCError<Config>> {
+        let bytes = self.call(Op::Vote(vote_request_to_wire(&rpc))).await?;
+        answer::decode_vote(&bytes).map_err(bad_answer)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Config>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<Config>, RPCError<Config>> {
+        let bytes = self.call(Op::PreVote(vote_request_to_wire(&rpc))).await?;
+        answer::decode_vote(&bytes).map_err(bad_answer)
+    }
+}
+
+fn vote_request_to_wire(rpc: &VoteRequest<Config>) -> wire::Vote {
+    wire::Vote {
+        vote: Some(vote_to_wire(&rpc.vote)),
+        last_log: rpc.last_log_id.as_ref().map(log_id_to_wire),
+        leadership_transfer: rpc.leadership_transfer,
+    }
+}
+
+impl NetSnapshot<Config> for Client {
+    type SnapshotData = VolumeImage;
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Config>, StreamingError<Config>> {
+        let link = self.link().map_err(rpc_error)?;
+        let _holds_the_log = self.network.sending.enter();
+        let transfer = std::pin::pin!(send(&link, self.network.volume, vote, snapshot));
+        match select(transfer, std::pin::pin!(cancel)).await {
+            Either::Left((Ok(vote), _)) => Ok(SnapshotResponse::new(vote)),
+            Either::Left((Err(error), _)) => Err(RPCError::Unreachable(Unreachable::new(&error)).into()),
+            Either::Right((closed, _)) => Err(closed.into()),
+        }
+    }
+}
+
+impl NetTransferLeader<Config> for Client {
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<Config>,
+        _option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Config>, RPCError<Config>> {
+        let request = wire::TransferLeader {
+            from: Some(vote_to_wire(req.from_leader())),
+            to: *req.to_node_id(),
+            last_log: req.last_log_id().map(log_id_to_wire),
+        };
+        self.call(Op::TransferLeader(request)).await?;
+        Ok(Ok(()))
+    }
+}
+
+impl NetBackoff<Config> for Client {
+    fn backoff(&self) -> Option<Backoff> {
+        None
+    }
+}

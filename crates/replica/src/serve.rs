@@ -1,0 +1,95 @@
+//! A pool process: its members and its gRPC server, until it is told to stop or its pool is fenced.
+
+use std::future::Future;
+use std::time::Duration;
+
+use ballast_api::control::pool_control_server::PoolControlServer;
+use ballast_api::replica::replica_server::ReplicaServer;
+use ballast_pool::{Pool, PoolError};
+use ballast_rpc::{Endpoint, EndpointError, Listener};
+
+use crate::members::Members;
+use crate::peer::directory::Directory;
+use crate::service::control::ControlService;
+use crate::service::data::DataService;
+
+/// How often the pool's health is looked at. A fenced pool answers nothing any more, so this only bounds the time
+/// until the process makes way for a restart.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Open streams are cut after this when the process stops.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What a pool process needs.
+pub struct ServeOptions<F> {
+    /// The open pool.
+    pub pool: Pool,
+    /// Its name, for people.
+    pub name: String,
+    /// Where to listen.
+    pub listen: Endpoint,
+    /// Resolves when the process shall stop.
+    pub shutdown: F,
+}
+
+/// Why the process ends other than by request.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// No socket.
+    #[error(transparent)]
+    Listen(#[from] EndpointError),
+    /// The gRPC server ended.
+    #[error("the gRPC server failed: {0}")]
+    Server(#[from] tonic::transport::Error),
+    /// A device failed. After a restart the pool recovers what is on the media, and its replicas catch up.
+    #[error("the pool is fenced and the process ends, so that it can recover from its media: {0}")]
+    Fenced(PoolError),
+    /// The pool could not be closed.
+    #[error("closing the pool: {0}")]
+    Close(PoolError),
+}
+
+/// Serves the pool until `shutdown`, then stops the members and closes the pool.
+pub async fn serve<F: Future<Output = ()>>(options: ServeOptions<F>) -> Result<(), ServeError> {
+    let ServeOptions { pool, name, listen, shutdown } = options;
+    let members = Members::start(pool.clone(), Directory::default()).await;
+    tracing::info!(pool = %pool.id(), name, %listen, replicas = members.all().len(), "pool is serving");
+
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let router = ballast_rpc::server()
+        .add_service(
+            ReplicaServer::new(DataService::new(members.clone()))
+                .max_decoding_message_size(ballast_rpc::MAX_MESSAGE)
+                .max_encoding_message_size(ballast_rpc::MAX_MESSAGE),
+        )
+        .add_service(PoolControlServer::new(ControlService::new(name, members.clone())));
+    let mut signal = stopped.clone();
+    let signal = async move { _ = signal.wait_for(|stop| *stop).await };
+    let incoming = Listener::bind(&listen).await?;
+    let mut server = tokio::spawn(incoming.serve(router, signal));
+
+    let mut health = tokio::time::interval(HEALTH_INTERVAL);
+    let mut shutdown = std::pin::pin!(shutdown);
+    let mut server_ended = false;
+    let ended = loop {
+        tokio::select! {
+            () = &mut shutdown => break Ok(()),
+            result = &mut server, if !server_ended => {
+                server_ended = true;
+                break result.unwrap_or(Ok(())).map_err(ServeError::from);
+            }
+            _ = health.tick() => if let Err(error @ PoolError::Fenced { .. }) = pool.check_room(0) {
+                break Err(ServeError::Fenced(error));
+            },
+        }
+    };
+    _ = stop.send(true);
+    members.stop().await;
+    // Streams of targets and peers do not end by themselves.
+    if !server_ended && tokio::time::timeout(GRACE, &mut server).await.is_err() {
+        server.abort();
+    }
+    drop(members);
+    ended?;
+    pool.close().map_err(ServeError::Close)
+}

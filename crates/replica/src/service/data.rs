@@ -1,0 +1,76 @@
+//! `ballast.replica.v1.Replica`: streams of targets, of peers, and snapshots.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use ballast_api::VolumeId;
+use ballast_api::replica::replica_server::Replica as ReplicaService;
+use ballast_api::replica::snapshot_chunk::Part;
+use ballast_api::replica::{PeerRequest, PeerResponse, SnapshotChunk, SnapshotResult, VolumeRequest, VolumeResponse};
+use futures_util::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::session;
+use crate::members::Members;
+use crate::peer::{self, answer};
+use crate::snapshot;
+
+/// Answers that wait for the wire.
+const QUEUE: usize = 64;
+
+/// The service over the members of this process.
+pub struct DataService {
+    members: Arc<Members>,
+}
+
+impl DataService {
+    /// For these members.
+    pub fn new(members: Arc<Members>) -> Self {
+        Self { members }
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl ReplicaService for DataService {
+    type VolumeStream = Answers<VolumeResponse>;
+    type PeerStream = Answers<PeerResponse>;
+
+    async fn volume(&self, request: Request<Streaming<VolumeRequest>>) -> Result<Response<Self::VolumeStream>, Status> {
+        let (out, answers) = mpsc::channel(QUEUE);
+        tokio::spawn(session::serve(self.members.clone(), request.into_inner(), out));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn peer(&self, request: Request<Streaming<PeerRequest>>) -> Result<Response<Self::PeerStream>, Status> {
+        let (out, answers) = mpsc::channel(QUEUE);
+        tokio::spawn(peer::server::serve(self.members.clone(), request.into_inner(), out));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<SnapshotChunk>>,
+    ) -> Result<Response<SnapshotResult>, Status> {
+        let mut chunks = request.into_inner();
+        let header = match chunks.next().await.transpose()?.and_then(|chunk| chunk.part) {
+            Some(Part::Header(header)) => header,
+            _ => return Err(Status::invalid_argument("a snapshot begins with its header")),
+        };
+        let volume = VolumeId::from_slice(&header.volume).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let member =
+            self.members.get(volume).ok_or_else(|| Status::not_found("this pool holds no replica of the volume"))?;
+        let (vote, snapshot) = snapshot::receive(member.store(), header, chunks)
+            .await
+            .map_err(|error| Status::aborted(error.to_string()))?;
+        let response = member
+            .raft()
+            .install_full_snapshot(vote, snapshot)
+            .await
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(SnapshotResult { result: answer::encode_snapshot(response.vote).into() }))
+    }
+}

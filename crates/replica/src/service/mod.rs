@@ -1,0 +1,5 @@
+//! The gRPC services of a pool process.
+
+pub mod control;
+pub mod data;
+mod session;

@@ -1,0 +1,134 @@
+//! What a volume is besides its blocks: the newest epoch and who owns it. Pure; the log drives it.
+//!
+//! Invariants
+//! * The state is a function of the log alone, so every replica takes the same decisions at the same index.
+//! * The epoch only grows. A write that carries any other epoch than the newest has no effect: a target that lost
+//!   the volume can never change it, whenever its last messages arrive.
+//! * A target that reconnects takes a *new* epoch before it repeats unanswered writes. The first copies are then
+//!   either before that barrier in the log, where the repetition overwrites them with the same bytes, or behind it
+//!   and fenced. None can surface later and undo a newer write.
+
+use ballast_api::{BlockCount, Epoch, Lba, TargetId};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// What the log of a volume holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// New contents of `crcs.len()` blocks.
+    Write {
+        /// Epoch of the writing target.
+        epoch: Epoch,
+        /// First block.
+        lba: Lba,
+        /// crc32 of each block, computed by the target; kept to the disk and back.
+        crcs: Arc<[u32]>,
+        /// The blocks.
+        payload: Bytes,
+    },
+    /// Blocks that read as zeroes from now on and take no space.
+    Unmap {
+        /// Epoch of the writing target.
+        epoch: Epoch,
+        /// First block.
+        lba: Lba,
+        /// How many.
+        count: BlockCount,
+    },
+    /// A target takes the volume over: the epoch barrier.
+    Open {
+        /// Who.
+        target: TargetId,
+        /// `false`: only if this target owns the volume already (it reconnects).
+        take_over: bool,
+    },
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It took effect.
+    Done,
+    /// It had no effect: a newer epoch stands in the log before it.
+    Fenced {
+        /// The newest epoch.
+        epoch: Epoch,
+    },
+    /// The target owns the volume with this epoch.
+    Opened {
+        /// To be carried by every following command.
+        epoch: Epoch,
+    },
+}
+
+/// The state that the commands change, besides the map.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeState {
+    /// The newest epoch; 0 before the first target.
+    pub epoch: Epoch,
+    /// Who owns it.
+    pub owner: Option<TargetId>,
+}
+
+impl VolumeState {
+    /// Applies the next command of the log.
+    pub fn apply(&mut self, command: &Command) -> Outcome {
+        match command {
+            Command::Write { epoch, .. } | Command::Unmap { epoch, .. } => {
+                if *epoch == self.epoch {
+                    Outcome::Done
+                } else {
+                    Outcome::Fenced { epoch: self.epoch }
+                }
+            }
+            Command::Open { target, take_over } => {
+                if !take_over && self.owner.is_some_and(|owner| owner != *target) {
+                    return Outcome::Fenced { epoch: self.epoch };
+                }
+                self.epoch = Epoch(self.epoch.0 + 1);
+                self.owner = Some(*target);
+                Outcome::Opened { epoch: self.epoch }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(epoch: u64) -> Command {
+        Command::Unmap { epoch: Epoch(epoch), lba: Lba(0), count: BlockCount(1) }
+    }
+
+    #[test]
+    fn a_target_that_lost_the_volume_is_fenced() {
+        let (a, b) = (TargetId::random(), TargetId::random());
+        let mut volume = VolumeState::default();
+        assert_eq!(volume.apply(&Command::Open { target: a, take_over: true }), Outcome::Opened { epoch: Epoch(1) });
+        assert_eq!(volume.apply(&write(1)), Outcome::Done);
+        assert_eq!(volume.apply(&Command::Open { target: b, take_over: true }), Outcome::Opened { epoch: Epoch(2) });
+        assert_eq!(volume.apply(&write(1)), Outcome::Fenced { epoch: Epoch(2) });
+        // A reconnect of the old owner must not take the volume back.
+        let reconnect = Command::Open { target: a, take_over: false };
+        assert_eq!(volume.apply(&reconnect), Outcome::Fenced { epoch: Epoch(2) });
+        assert_eq!(volume.apply(&write(2)), Outcome::Done);
+    }
+
+    #[test]
+    fn a_reconnect_fences_the_owners_own_late_writes() {
+        let a = TargetId::random();
+        let mut volume = VolumeState::default();
+        volume.apply(&Command::Open { target: a, take_over: true });
+        let reconnect = Command::Open { target: a, take_over: false };
+        assert_eq!(volume.apply(&reconnect), Outcome::Opened { epoch: Epoch(2) });
+        assert_eq!(volume.apply(&write(1)), Outcome::Fenced { epoch: Epoch(2) });
+    }
+
+    #[test]
+    fn before_the_first_open_nothing_is_written() {
+        let mut volume = VolumeState::default();
+        // Epoch 0 means "no target yet"; clients never carry it.
+        assert_eq!(volume.apply(&write(1)), Outcome::Fenced { epoch: Epoch(0) });
+    }
+}

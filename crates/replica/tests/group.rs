@@ -1,0 +1,171 @@
+//! A volume's group over real pools and real connections: what was answered is there, whoever stops.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::time::Duration;
+
+use ballast_api::replica::failure::Code;
+use ballast_api::{BlockCount, Lba, TargetId};
+use support::{Client, Group, block};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_is_read_back() {
+    let group = Group::new(3).await;
+    let (_, mut client) = group.open(TargetId::random(), true).await;
+    assert!(client.read(7, 1).await.unwrap().iter().all(|b| *b == 0), "unwritten blocks are zeroes");
+    client.write(7, block(7, 1)).await.unwrap();
+    assert_eq!(client.read(7, 1).await.unwrap(), block(7, 1));
+    client.write(7, block(7, 2)).await.unwrap();
+    assert_eq!(client.read(7, 1).await.unwrap(), block(7, 2));
+    client.unmap(0, 16).await.unwrap();
+    assert!(client.read(7, 1).await.unwrap().iter().all(|b| *b == 0));
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answered_writes_survive_every_single_stop() {
+    let mut group = Group::new(3).await;
+    let target = TargetId::random();
+    let mut version = 0;
+    for victim in 0..3 {
+        let (_, mut client) = group.open(target, true).await;
+        version += 1;
+        for lba in 0..64 {
+            client.write(lba, block(lba, version)).await.unwrap();
+        }
+        group.nodes[victim].stop().await;
+        let (_, mut client) = group.open(target, false).await;
+        for lba in 0..64 {
+            assert_eq!(client.read(lba, 1).await.unwrap(), block(lba, version), "block {lba} without pool {victim}");
+        }
+        group.nodes[victim].start().await;
+        group.set_peers().await;
+    }
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_stops_and_starts() {
+    let mut group = Group::new(3).await;
+    let (_, mut client) = group.open(TargetId::random(), true).await;
+    for lba in 0..200 {
+        client.write(lba, block(lba, 9)).await.unwrap();
+    }
+    for node in &mut group.nodes {
+        node.stop().await;
+    }
+    for node in &mut group.nodes {
+        node.start().await;
+    }
+    group.set_peers().await;
+    let (_, mut client) = group.open(TargetId::random(), true).await;
+    for lba in 0..200 {
+        assert_eq!(client.read(lba, 1).await.unwrap(), block(lba, 9));
+    }
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_lost_the_volume_neither_reads_nor_writes() {
+    let group = Group::new(3).await;
+    let (a, b) = (TargetId::random(), TargetId::random());
+    let (leader, mut old) = group.open(a, true).await;
+    old.write(1, block(1, 1)).await.unwrap();
+    let (_, mut new) = group.open(b, true).await;
+    assert_eq!(old.write(1, block(1, 2)).await, Err(Some(Code::Fenced)));
+    assert_eq!(old.read(1, 1).await, Err(Some(Code::Fenced)));
+    // Nor does a reconnect bring it back.
+    let again = Client::open(&group.nodes[leader].endpoint, group.volume, a, false).await;
+    assert!(matches!(again, Err(Some(Code::Fenced))));
+    assert_eq!(new.read(1, 1).await.unwrap(), block(1, 1));
+    new.write(1, block(1, 3)).await.unwrap();
+    assert_eq!(new.read(1, 1).await.unwrap(), block(1, 3));
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_payload_is_refused() {
+    let group = Group::new(1).await;
+    let (_, mut client) = group.open(TargetId::random(), true).await;
+    let mut damaged = block(3, 1).to_vec();
+    let op = {
+        let crcs = vec![crc32fast::hash(&damaged)];
+        damaged[9] ^= 4;
+        let payload = damaged.into();
+        ballast_api::replica::Write { epoch: client.epoch, lba: 3, crcs, payload }
+    };
+    let refused = client.call(ballast_api::replica::volume_request::Op::Write(op)).await;
+    assert_eq!(refused.unwrap_err(), Some(Code::BadChecksum));
+    assert!(client.read(3, 1).await.unwrap().iter().all(|b| *b == 0));
+    assert_eq!(client.write(support::VOLUME_BLOCKS, block(0, 0)).await, Err(Some(Code::OutOfRange)));
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_fell_behind_the_log_is_filled_by_a_snapshot() {
+    let mut group = Group::new(3).await;
+    let target = TargetId::random();
+    let (leader, mut client) = group.open(target, true).await;
+    client.write(50_000, block(50_000, 1)).await.unwrap();
+    let lagging = (leader + 1) % 3;
+    group.nodes[lagging].stop().await;
+
+    // Far more entries than the log keeps behind a checkpoint, deep enough in flight to be quick.
+    let total = 3 * ballast_replica::raft::settings::KEEP_ENTRIES;
+    let (mut sent, mut answered) = (0, 0);
+    while answered < total {
+        while sent < total && sent - answered < 64 {
+            let lba = sent % 4096;
+            let op = client.write_op(lba, block(lba, sent / 4096));
+            client.send(op);
+            sent += 1;
+        }
+        let (_, result) = client.answer().await.unwrap();
+        result.unwrap();
+        answered += 1;
+    }
+    client.unmap(50_000, 1).await.unwrap();
+    for node in group.nodes.iter().filter(|node| node.pool.is_some()) {
+        let replica = node.pool.as_ref().unwrap().replica(group.volume).unwrap();
+        let covered = replica.checkpoint().await.unwrap();
+        assert!(covered.is_some_and(|mark| mark.index > total), "the checkpoint covers {covered:?}");
+        // Purging follows the checkpoint; wait until the log really begins behind the lagging replica's end.
+        let mut purged = 0;
+        for _ in 0..200 {
+            purged = replica.log_state().purged.map_or(0, |mark| mark.index);
+            if purged > 1000 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(purged > 1000, "the log was not purged");
+    }
+
+    group.nodes[lagging].start().await;
+    group.set_peers().await;
+    let applied = |group: &Group, n: usize| {
+        let replica = group.nodes[n].pool.as_ref().unwrap().replica(group.volume).unwrap();
+        (replica.applied().map_or(0, |mark| mark.index), replica)
+    };
+    let goal = applied(&group, leader).0;
+    let mut filled = None;
+    for _ in 0..600 {
+        let (index, replica) = applied(&group, lagging);
+        if index >= goal {
+            filled = Some(replica);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let replica = filled.expect("the replica caught up within 30 s");
+    let last = total / 4096 - 1;
+    for lba in [0, 1, 17, 2048, 4095] {
+        let data = replica.read(Lba(lba), BlockCount(1)).await.unwrap();
+        assert_eq!(data.payload, block(lba, last), "block {lba}");
+    }
+    let gone = replica.read(Lba(50_000), BlockCount(1)).await.unwrap();
+    assert!(gone.payload.iter().all(|b| *b == 0), "what was trimmed meanwhile is gone here too");
+    drop(replica);
+    group.stop().await;
+}

@@ -1,0 +1,191 @@
+//! The client's decisions, event by event.
+
+use std::time::{Duration, Instant};
+
+use ballast_api::replica::failure::Code;
+use ballast_api::replica::volume_request::Op as WireOp;
+use ballast_api::replica::volume_response::Result as WireResult;
+use ballast_api::replica::{Done, Failure, Opened, VolumeRequest, VolumeResponse};
+use ballast_api::{PoolId, TargetId, VolumeId};
+
+use super::core::{Action, Core, OPEN_TIMEOUT, Op, STALL};
+use crate::block_device::DeviceError;
+
+type Actions = Vec<Action<u32>>;
+
+struct Bench {
+    core: Core<u32>,
+    pools: Vec<PoolId>,
+    now: Instant,
+}
+
+fn bench() -> Bench {
+    let pools: Vec<_> = (0..3).map(|_| PoolId::random()).collect();
+    let core = Core::new(VolumeId::random(), TargetId::random(), pools.clone(), Duration::from_secs(100));
+    Bench { core, pools, now: Instant::now() }
+}
+
+fn sent(actions: &Actions) -> Vec<&VolumeRequest> {
+    actions.iter().filter_map(|a| if let Action::Send(request) = a { Some(request) } else { None }).collect()
+}
+
+fn connects(actions: &Actions) -> Vec<PoolId> {
+    actions.iter().filter_map(|a| if let Action::Connect { pool, .. } = a { Some(*pool) } else { None }).collect()
+}
+
+fn open_request(action: Action<u32>) -> (u64, bool) {
+    match action {
+        Action::Send(VolumeRequest { id, op: Some(WireOp::Open(open)) }) => (id, open.take_over),
+        other => panic!("not an open: {other:?}"),
+    }
+}
+
+fn failure(id: u64, code: Code, leader: Option<PoolId>) -> VolumeResponse {
+    let leader_pool = leader.map(|pool| pool.to_bytes()).unwrap_or_default();
+    let failure = Failure { code: code.into(), message: String::new(), leader_pool };
+    VolumeResponse { id, result: Some(WireResult::Failure(failure)) }
+}
+
+fn write(lba: u64) -> Op {
+    Op::Write { lba, crcs: vec![0], payload: vec![0; 4096].into() }
+}
+
+impl Bench {
+    fn online(&mut self, epoch: u64) -> Actions {
+        let (id, _) = open_request(self.core.connected());
+        let opened = WireResult::Opened(Opened { epoch, blocks: 10 });
+        self.core.response(self.now, VolumeResponse { id, result: Some(opened) })
+    }
+
+    fn submit(&mut self, op: Op, ticket: u32) -> Actions {
+        self.core.submit(self.now, op, ticket).into_iter().collect()
+    }
+}
+
+fn epoch_of(request: &VolumeRequest) -> u64 {
+    match request.op.as_ref() {
+        Some(WireOp::Write(write)) => write.epoch,
+        Some(WireOp::Read(read)) => read.epoch,
+        Some(WireOp::Unmap(unmap)) => unmap.epoch,
+        other => panic!("no epoch in {other:?}"),
+    }
+}
+
+#[test]
+fn operations_wait_for_the_leader_and_are_sent_in_order() {
+    let mut b = bench();
+    let start = b.core.start(b.now);
+    assert_eq!(connects(&start), [b.pools[0]]);
+    assert!(b.submit(write(1), 1).is_empty());
+    assert!(b.submit(write(2), 2).is_empty());
+    let actions = b.online(7);
+    let requests = sent(&actions);
+    assert_eq!(requests.iter().map(|r| epoch_of(r)).collect::<Vec<_>>(), [7, 7]);
+    assert!(requests[0].id < requests[1].id);
+    let id = requests[0].id;
+    let done = b.core.response(b.now, VolumeResponse { id, result: Some(WireResult::Done(Done {})) });
+    assert!(matches!(done[..], [Action::Complete(1, Ok(_))]));
+    // The same answer again finds nobody.
+    assert!(b.core.response(b.now, VolumeResponse { id, result: Some(WireResult::Done(Done {})) }).is_empty());
+}
+
+#[test]
+fn a_lost_stream_is_a_pause_and_a_new_epoch_not_an_error() {
+    let mut b = bench();
+    b.core.start(b.now);
+    assert!(open_request(b.core.connected()).1, "the first open takes over");
+    b.online(1);
+    b.submit(write(5), 1);
+    let actions = b.core.lost(b.now);
+    assert_eq!(connects(&actions), [b.pools[1]]);
+    let (_, take_over) = open_request(b.core.connected());
+    assert!(!take_over, "a reconnect must not take the volume back from a newer target");
+    let actions = b.online(2);
+    assert_eq!(sent(&actions).iter().map(|r| epoch_of(r)).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn the_hint_names_the_next_candidate() {
+    let mut b = bench();
+    b.core.start(b.now);
+    let (id, _) = open_request(b.core.connected());
+    let actions = b.core.response(b.now, failure(id, Code::NotLeader, Some(b.pools[2])));
+    assert_eq!(connects(&actions), [b.pools[2]]);
+    // A hint at the replica that just refused would go round in circles.
+    let (id, _) = open_request(b.core.connected());
+    let actions = b.core.response(b.now, failure(id, Code::NotLeader, Some(b.pools[2])));
+    assert_eq!(connects(&actions), [b.pools[0]]);
+}
+
+#[test]
+fn fenced_is_final() {
+    let mut b = bench();
+    b.core.start(b.now);
+    b.online(1);
+    let actions = b.submit(write(5), 1);
+    let id = sent(&actions)[0].id;
+    let actions = b.core.response(b.now, failure(id, Code::Fenced, None));
+    assert!(matches!(actions[..], [Action::Complete(1, Err(DeviceError::Fenced))]));
+    assert!(matches!(b.submit(write(6), 2)[..], [Action::Complete(2, Err(DeviceError::Fenced))]));
+    assert!(b.core.lost(b.now).is_empty());
+    assert!(b.core.tick(b.now + OPEN_TIMEOUT * 2).is_empty());
+}
+
+#[test]
+fn a_silent_leader_is_left_and_patience_grows() {
+    let mut b = bench();
+    b.core.start(b.now);
+    b.online(1);
+    b.submit(write(5), 1);
+    assert!(b.core.tick(b.now + STALL / 2).is_empty());
+    b.now += STALL + Duration::from_millis(1);
+    assert_eq!(connects(&b.core.tick(b.now)).len(), 1);
+    b.online(2);
+    b.now += STALL + Duration::from_millis(1);
+    assert!(b.core.tick(b.now).is_empty(), "twice the time at the second leader");
+    b.now += STALL;
+    assert_eq!(connects(&b.core.tick(b.now)).len(), 1);
+}
+
+#[test]
+fn what_nobody_can_do_in_time_fails_retryably() {
+    let mut b = bench();
+    b.core.start(b.now);
+    b.submit(write(5), 1);
+    b.now += Duration::from_secs(101);
+    let actions = b.core.tick(b.now);
+    assert!(matches!(actions[0], Action::Complete(1, Err(DeviceError::Unavailable(_)))));
+}
+
+#[test]
+fn errors_of_the_volume_reach_the_initiator() {
+    let cases = [
+        (Code::NoSpace, DeviceError::NoSpace),
+        (Code::OutOfRange, DeviceError::OutOfRange),
+        (Code::Corrupt, DeviceError::Corrupt { lba512: 40 }),
+    ];
+    for (code, expected) in cases {
+        let mut b = bench();
+        b.core.start(b.now);
+        b.online(1);
+        let id = sent(&b.submit(write(5), 1))[0].id;
+        match &b.core.response(b.now, failure(id, code, None))[..] {
+            [Action::Complete(1, Err(error))] => assert_eq!(*error, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_block_damaged_on_the_way_is_sent_again_a_few_times() {
+    let mut b = bench();
+    b.core.start(b.now);
+    b.online(1);
+    let id = sent(&b.submit(write(5), 1))[0].id;
+    for _ in 0..3 {
+        let actions = b.core.response(b.now, failure(id, Code::BadChecksum, None));
+        assert_eq!(sent(&actions)[0].id, id);
+    }
+    let actions = b.core.response(b.now, failure(id, Code::BadChecksum, None));
+    assert!(matches!(actions[..], [Action::Complete(1, Err(DeviceError::Internal(_)))]));
+}

@@ -1,0 +1,300 @@
+//! A volume as a [`BlockDevice`]: bytes to 4 KiB blocks, checksums both ways.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ballast_api::{BLOCK_SIZE, BlockCount, Epoch, PoolId, TargetId, VolumeId};
+use ballast_rpc::Endpoint;
+use bytes::{Bytes, BytesMut};
+use futures_util::future::try_join_all;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::actor::{self, Command};
+use super::core::{Core, Op, Reply};
+use super::locks::RangeLocks;
+use crate::block_device::{BlockDevice, DeviceError, Geometry, LOGICAL_BLOCK};
+
+const BLOCK: u64 = BLOCK_SIZE as u64;
+
+/// Blocks in one write or read request: 1 MiB.
+const MAX_BLOCKS: u64 = 256;
+
+/// Blocks in one unmap request: 128 MiB, so that applying one never holds the log up for long.
+const MAX_UNMAP: u64 = 32 * 1024;
+
+/// Times a block may arrive damaged before the read fails.
+const DAMAGED_RETRIES: u32 = 3;
+
+/// What is needed to serve a volume.
+#[derive(Clone, Debug)]
+pub struct VolumeOptions {
+    /// Its id.
+    pub volume: VolumeId,
+    /// Its name, for people.
+    pub name: String,
+    /// Its capacity.
+    pub blocks: BlockCount,
+    /// This process.
+    pub target: TargetId,
+    /// The pools that hold a copy, and where they listen.
+    pub replicas: Vec<(PoolId, Endpoint)>,
+    /// How long I/O waits for a leader before it fails with a retryable error. Below the 120 s after which Linux'
+    /// initiator gives a session up.
+    pub io_wait: Duration,
+}
+
+/// What a volume is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VolumeState {
+    /// Looking for the leader for the first time.
+    Opening,
+    /// A leader serves it.
+    Online,
+    /// Looking for the leader again; I/O waits.
+    Waiting,
+    /// Another target has taken the volume over. This one serves nothing any more.
+    Fenced,
+}
+
+/// State and counters of a volume.
+#[derive(Clone, Copy, Debug)]
+pub struct VolumeStats {
+    /// See [`VolumeState`].
+    pub state: VolumeState,
+    /// The newest epoch this target holds.
+    pub epoch: Epoch,
+    /// Who leads, while online.
+    pub leader: Option<PoolId>,
+    /// Reads answered or under way.
+    pub reads: u64,
+    /// Writes answered or under way.
+    pub writes: u64,
+    /// Times the leader was lost.
+    pub retries: u64,
+}
+
+pub(super) struct Shared {
+    pub(super) name: String,
+    pub(super) status: watch::Sender<(VolumeState, Epoch, Option<PoolId>)>,
+    pub(super) retries: AtomicU64,
+    reads: AtomicU64,
+    writes: AtomicU64,
+}
+
+/// The client of one volume. Dropping it ends its task.
+pub struct RaftVolume {
+    volume: VolumeId,
+    blocks: BlockCount,
+    commands: mpsc::UnboundedSender<Command>,
+    shared: Arc<Shared>,
+    locks: RangeLocks,
+}
+
+impl RaftVolume {
+    /// Starts to look for the leader; I/O may be submitted at once. Must be called inside a tokio runtime.
+    pub fn open(options: VolumeOptions) -> Self {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            name: options.name,
+            status: watch::Sender::new((VolumeState::Opening, Epoch(0), None)),
+            retries: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+        });
+        let pools = options.replicas.iter().map(|(pool, _)| *pool).collect();
+        let core = Core::new(options.volume, options.target, pools, options.io_wait);
+        let replicas: HashMap<_, _> = options.replicas.into_iter().collect();
+        tokio::spawn(actor::run(core, replicas, receiver, shared.clone()));
+        Self { volume: options.volume, blocks: options.blocks, commands, shared, locks: RangeLocks::default() }
+    }
+
+    /// The replicas listen elsewhere now.
+    pub fn set_replicas(&self, replicas: Vec<(PoolId, Endpoint)>) {
+        _ = self.commands.send(Command::Replicas(replicas));
+    }
+
+    /// State and counters.
+    pub fn stats(&self) -> VolumeStats {
+        let (state, epoch, leader) = *self.shared.status.borrow();
+        VolumeStats {
+            state,
+            epoch,
+            leader,
+            reads: self.shared.reads.load(Ordering::Relaxed),
+            writes: self.shared.writes.load(Ordering::Relaxed),
+            retries: self.shared.retries.load(Ordering::Relaxed),
+        }
+    }
+
+    async fn submit(&self, op: Op) -> Result<Reply, DeviceError> {
+        let gone = || DeviceError::Unavailable("the volume is being closed".to_owned());
+        let (ticket, reply) = oneshot::channel();
+        self.commands.send(Command::Submit(op, ticket)).map_err(|_| gone())?;
+        reply.await.map_err(|_| gone())?
+    }
+
+    async fn read_blocks(&self, lba: u64, blocks: u64) -> Result<Bytes, DeviceError> {
+        let mut attempt = 0;
+        loop {
+            // `blocks` is at most MAX_BLOCKS.
+            let reply = self.submit(Op::Read { lba, blocks: blocks as u32 }).await?;
+            let Reply::Data { crcs, payload } = reply else {
+                return Err(DeviceError::Internal("an answer without data to a read".to_owned()));
+            };
+            if crcs.len() as u64 != blocks || payload.len() as u64 != blocks * BLOCK {
+                return Err(DeviceError::Internal(format!("{} bytes in answer to {blocks} blocks", payload.len())));
+            }
+            match payload.chunks_exact(BLOCK_SIZE).zip(&crcs).position(|(data, crc)| crc32fast::hash(data) != *crc) {
+                None => return Ok(payload),
+                Some(bad) => {
+                    attempt += 1;
+                    let lba512 = (lba + bad as u64) * (BLOCK / LOGICAL_BLOCK);
+                    tracing::warn!(volume = %self.shared.name, lba512, attempt, "a block was damaged on its way here");
+                    if attempt > DAMAGED_RETRIES {
+                        return Err(DeviceError::Corrupt { lba512 });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whole blocks, locked by the caller.
+    async fn write_blocks(&self, lba: u64, data: Bytes) -> Result<(), DeviceError> {
+        let pieces = pieces(lba, data.len() as u64 / BLOCK, MAX_BLOCKS).map(|(at, count)| {
+            let from = ((at - lba) * BLOCK) as usize;
+            let payload = data.slice(from..from + (count * BLOCK) as usize);
+            let crcs = payload.chunks_exact(BLOCK_SIZE).map(crc32fast::hash).collect();
+            self.submit(Op::Write { lba: at, crcs, payload })
+        });
+        try_join_all(pieces).await.map(drop)
+    }
+
+    /// Data that begins or ends inside a block: the rest of that block is read and written with it.
+    async fn write_partial(&self, offset: u64, data: Bytes) -> Result<(), DeviceError> {
+        let (first, end) = cover(offset, data.len() as u64);
+        let mut whole = BytesMut::with_capacity(((end - first) * BLOCK) as usize);
+        let head = (offset - first * BLOCK) as usize;
+        if head > 0 {
+            whole.extend_from_slice(&self.read_blocks(first, 1).await?[..head]);
+        }
+        whole.extend_from_slice(&data);
+        let tail = whole.len() % BLOCK_SIZE;
+        if tail > 0 {
+            whole.extend_from_slice(&self.read_blocks(end - 1, 1).await?[tail..]);
+        }
+        self.write_blocks(first, whole.freeze()).await
+    }
+}
+
+/// Blocks that cover a range of bytes: first, end.
+fn cover(offset: u64, len: u64) -> (u64, u64) {
+    (offset / BLOCK, (offset + len).div_ceil(BLOCK))
+}
+
+fn pieces(lba: u64, blocks: u64, max: u64) -> impl Iterator<Item = (u64, u64)> {
+    (0..blocks).step_by(max as usize).map(move |at| (lba + at, max.min(blocks - at)))
+}
+
+impl BlockDevice for RaftVolume {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            blocks512: self.blocks512(),
+            serial: self.volume.to_string(),
+            naa: *self.volume.as_bytes(),
+            read_only: false,
+        }
+    }
+
+    fn blocks512(&self) -> u64 {
+        self.blocks.bytes() / LOGICAL_BLOCK
+    }
+
+    async fn read(&self, offset: u64, len: u32) -> Result<Bytes, DeviceError> {
+        self.shared.reads.fetch_add(1, Ordering::Relaxed);
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let (first, end) = cover(offset, u64::from(len));
+        let head = (offset - first * BLOCK) as usize;
+        if end - first <= MAX_BLOCKS {
+            let data = self.read_blocks(first, end - first).await?;
+            return Ok(data.slice(head..head + len as usize));
+        }
+        let parts = pieces(first, end - first, MAX_BLOCKS).map(|(lba, count)| self.read_blocks(lba, count));
+        let parts = try_join_all(parts).await?;
+        let mut whole = BytesMut::with_capacity(((end - first) * BLOCK) as usize);
+        parts.iter().for_each(|part| whole.extend_from_slice(part));
+        Ok(whole.freeze().slice(head..head + len as usize))
+    }
+
+    async fn write(&self, offset: u64, data: Bytes, _fua: bool) -> Result<(), DeviceError> {
+        self.shared.writes.fetch_add(1, Ordering::Relaxed);
+        if data.is_empty() {
+            return Ok(());
+        }
+        let (first, end) = cover(offset, data.len() as u64);
+        let _lock = self.locks.lock(first, end).await;
+        if offset.is_multiple_of(BLOCK) && (data.len() as u64).is_multiple_of(BLOCK) {
+            self.write_blocks(first, data).await
+        } else {
+            self.write_partial(offset, data).await
+        }
+    }
+
+    async fn unmap(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
+        if len == 0 {
+            return Ok(());
+        }
+        let (first, end) = cover(offset, len);
+        let _lock = self.locks.lock(first, end).await;
+        // Whole blocks are given back, the parts of blocks at the ends become zeroes.
+        let (inner, inner_end) = (offset.div_ceil(BLOCK), (offset + len) / BLOCK);
+        if inner >= inner_end {
+            return self.zero_inside(offset, len).await;
+        }
+        self.zero_inside(offset, inner * BLOCK - offset).await?;
+        self.zero_inside(inner_end * BLOCK, offset + len - inner_end * BLOCK).await?;
+        let pieces = pieces(inner, inner_end - inner, MAX_UNMAP);
+        try_join_all(pieces.map(|(lba, blocks)| self.submit(Op::Unmap { lba, blocks }))).await.map(drop)
+    }
+
+    async fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
+        // Unmapped blocks read as zeroes.
+        self.unmap(offset, len).await
+    }
+
+    async fn flush(&self) -> Result<(), DeviceError> {
+        // Every answered write is on the stable media of a majority already.
+        match self.shared.status.borrow().0 {
+            VolumeState::Fenced => Err(DeviceError::Fenced),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl RaftVolume {
+    /// Zeroes less than two blocks' worth of bytes. The caller holds the lock.
+    async fn zero_inside(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
+        if len == 0 {
+            return Ok(());
+        }
+        self.write_partial(offset, Bytes::from(vec![0; len as usize])).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_cut_at_the_limits() {
+        assert_eq!(cover(0, 4096), (0, 1));
+        assert_eq!(cover(512, 4096), (0, 2));
+        assert_eq!(cover(8192, 1), (2, 3));
+        assert_eq!(pieces(10, 5, 2).collect::<Vec<_>>(), [(10, 2), (12, 2), (14, 1)]);
+        assert_eq!(pieces(10, 2, 2).collect::<Vec<_>>(), [(10, 2)]);
+        assert_eq!(pieces(0, 0, 2).count(), 0);
+    }
+}
