@@ -45,7 +45,7 @@ cleanup() {
   for pid in "${started[@]}"; do # tgtd ignores SIGTERM
     for _ in $(seq 150); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
     kill -KILL "$pid" 2>/dev/null || true
-    wait "$pid" 2>/dev/null || true
+    { wait "$pid" || true; } 2>/dev/null
   done
   [ -z "${tgt_control:-}" ] || rm -f "/var/run/tgtd/socket.$tgt_control" "/var/run/tgtd/socket.$tgt_control.lock"
   rm -rf "$work"
@@ -107,10 +107,11 @@ start_ballast() { # number of replicas (= pools)
   pids[ballast-$count]=$pid,$("$BALLAST_BIN" status --data-dir "$data" --output json | jq -r '[.processes[].pid] | join(",")')
 }
 
-# What the pools themselves count as written to their devices.
+# What the pools themselves count as written to their devices, without the space that they prepare once for later use.
 device_bytes() { # contender
   case $1 in
-    ballast-*) "$BALLAST_BIN" pool list --data-dir "$work/b${1#ballast-}" --output json | jq '[.[].device_bytes_written] | add' ;;
+    ballast-*) "$BALLAST_BIN" pool list --data-dir "$work/b${1#ballast-}" --output json |
+      jq '[.[] | .device_bytes_written - .prepare_bytes_written] | add' ;;
     *) echo 0 ;;
   esac
 }
@@ -119,7 +120,7 @@ device_bytes() { # contender
 disk_bytes() {
   local device
   device=$(stat -c '%Hd:%Ld' "$work")
-  awk -v device="$device" '$1 ":" $2 == device { print $10 * 512; found = 1 } END { if (!found) print 0 }' /proc/diskstats
+  awk -v device="$device" '$1 ":" $2 == device { printf "%.0f\n", $10 * 512; found = 1 } END { if (!found) print 0 }' /proc/diskstats
 }
 
 run_raw() { # rw bs depth -> the same JSON as iobench

@@ -18,6 +18,14 @@ wait_for_disk() {
   return 1
 }
 
+# fio with a checksum in every block, on a mounted file system; the same seed makes the same content.
+check_files() { # kind seed options...
+  local kind=$1 seed=$2
+  shift 2
+  fio --name=check --directory="/run/mnt/$kind" --randseed="$seed" --thread --rw=randwrite --bsrange=4k-64k --size=24m --ioengine=libaio \
+    --iodepth=8 --direct=1 --verify=crc32c --verify_fatal=1 --verify_state_save=0 --eta=never "$@"
+}
+
 for module in crc32c_generic sd_mod iscsi_tcp; do modprobe -d /run/modules $module || echo "no module $module"; done
 {
   echo "node.startup = manual"
@@ -51,9 +59,7 @@ while [ "$(date +%s)" -lt "$until" ] || [ $passes -lt 1 ]; do
   for pair in $mounted; do
     kind=${pair#*=}
     # Each pass writes with checksums in every block, then reads all of it back.
-    fio --name=check --directory="/run/mnt/$kind" --thread --rw=randwrite --bsrange=4k-64k --size=24m --ioengine=libaio \
-      --iodepth=8 --direct=1 --fsync=64 --verify=crc32c --verify_fatal=1 --do_verify=1 --randseed=$((passes + 1)) \
-      --eta=never --output="/run/fio-$kind.log" &
+    check_files "$kind" $((passes + 1)) --do_verify=1 --fsync=64 --output="/run/fio-$kind.log" &
     jobs="$jobs $!"
   done
   for job in $jobs; do wait "$job" || { cat /run/fio-*.log; fail "fio"; }; done
@@ -73,8 +79,7 @@ for pair in $mounted; do
   esac
   # once more over a fresh mount: what fio wrote last must still be there
   mount "/dev/$disk" "/run/mnt/$kind" || fail "mount $kind again"
-  fio --name=check --directory="/run/mnt/$kind" --thread --rw=randwrite --bsrange=4k-64k --size=24m --ioengine=libaio --iodepth=8 \
-    --direct=1 --verify=crc32c --verify_fatal=1 --verify_only --randseed=$passes --eta=never --output=/run/verify.log ||
+  check_files "$kind" "$passes" --verify_only --output=/run/verify.log ||
     { cat /run/verify.log; fail "verification after the remount of $kind"; }
   umount "/run/mnt/$kind" || fail "second umount of $kind"
 done

@@ -17,6 +17,8 @@ use crate::meta::{Change, MetaStore, RedbStore, SuperStore, region_len};
 use crate::types::{DeviceConfig, PoolConfig};
 
 const MIB: u64 = 1 << 20;
+/// The least room for data that a device must have.
+const MIN_EXTENTS: u64 = 256 << 10;
 
 /// Makes a missing file, sparse.
 pub(crate) fn make_file(device: &DeviceConfig) -> io::Result<()> {
@@ -89,10 +91,10 @@ pub(crate) fn create_on(devices: &[Arc<dyn Device>], config: &PoolConfig) -> Res
             return Err(PoolError::Locked { device: device.name.clone(), owner: String::from("another process") });
         }
         let layout = layout(device.raw().len(), index, total, config);
-        if layout.extents_offset + MIB > layout.size {
+        if layout.extents_offset + MIN_EXTENTS > layout.size {
             return Err(PoolError::BadLabel {
                 device: device.name.clone(),
-                why: format!("{} bytes are too few, {} are needed", layout.size, layout.extents_offset + MIB),
+                why: format!("{} bytes are too few, {} are needed", layout.size, layout.extents_offset + MIN_EXTENTS),
             });
         }
         let mut head = vec![0; DATA_START as usize];

@@ -249,6 +249,8 @@ pub(crate) fn load(
         batches: 0,
         records: 0,
         unflushed_install: false,
+        #[cfg(feature = "sim")]
+        early_reuse: false,
     };
     for (key, value) in meta.scan(b"V", b"W", usize::MAX)? {
         let slot = key.get(1..5).and_then(|slot| slot.try_into().ok()).map(u32::from_be_bytes);

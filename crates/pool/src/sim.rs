@@ -94,6 +94,13 @@ pub enum SimFault {
     FailFlushes,
 }
 
+impl crate::Pool {
+    /// Breaks the rule that a freed block is reused only after its cause is durable: a crash test must notice.
+    pub fn break_reuse_rule(&self) {
+        self.shared().core().early_reuse = true;
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     /// Content as the running program sees it.
@@ -195,17 +202,7 @@ impl SimDisks {
                 for i in (1..order.len()).rev() {
                     order.swap(i, random(i as u64 + 1) as usize);
                 }
-                if std::env::var("SIM_TRACE").is_ok_and(|at| at.parse() == Ok(point)) {
-                    for (n, e) in history[..point].iter().enumerate() {
-                        match e {
-                            SimEvent::Write { disk, offset, bytes } => {
-                                eprintln!("{n} W{disk} {:#x} {}", offset, bytes.len())
-                            }
-                            SimEvent::Flush { disk } => eprintln!("{n} F{disk}"),
-                        }
-                    }
-                }
-                let mode = std::env::var("SIM_MODE").ok().and_then(|m| m.parse().ok()).unwrap_or(random(4));
+                let mode = random(4);
                 for event in order {
                     let SimEvent::Write { disk, offset, bytes } = &history[event] else { continue };
                     match mode {

@@ -27,24 +27,33 @@ fn config() -> PoolConfig {
     }
 }
 
-fn disks(devices: usize) -> SimDisks {
-    // The first disk also holds 8 MiB of metadata; a few hundred blocks of extents, so that they are reused soon.
-    let mut sizes = vec![MIB + (512 << 10) + 1300 * 1024; devices];
+fn disks(seed: u64) -> SimDisks {
+    // The first disk also holds 8 MiB of metadata; about a hundred blocks of extents, so that they are reused soon and
+    // now and then run out.
+    let (devices, blocks) = match seed % 4 {
+        3 => (2, 64),
+        1 => (1, 66),
+        _ => (1, 110),
+    };
+    let mut sizes = vec![MIB + (512 << 10) + blocks * 4096; devices];
     sizes[0] += 8 * MIB;
     SimDisks::new(&sizes)
 }
 
 /// One seed: the work, then all its crashes.
-fn run(seed: u64, fault: SimFault, every: usize) -> Run {
+fn run(seed: u64, fault: SimFault, early_reuse: bool, every: usize) -> Run {
     let mut rng = Rng::new(seed ^ 0xc0ffee);
-    let disks = disks(if seed % 4 == 3 { 2 } else { 1 });
+    let disks = disks(seed);
     let pool_id = Pool::create_on(&disks.devices(), &config()).unwrap();
     let pool = Pool::open_on(disks.devices(), options()).unwrap();
     assert_eq!(pool.id(), pool_id);
     disks.record();
     disks.set_fault(fault);
+    if early_reuse {
+        pool.break_reuse_rule();
+    }
     let mut work = Workload::new(disks.clone(), pool, seed);
-    for _ in 0..60 {
+    for _ in 0..90 {
         work.step();
     }
     work.pool = None;
@@ -143,7 +152,7 @@ fn every_crash_point_recovers() {
     };
     let (mut points, mut violations) = (0, Vec::new());
     for seed in &seeds {
-        let run = run(*seed, SimFault::None, 1);
+        let run = run(*seed, SimFault::None, false, 1);
         points += run.points;
         violations.extend(run.violations);
         if violations.len() > 20 {
@@ -158,6 +167,13 @@ fn every_crash_point_recovers() {
 /// The harness itself: disks that lie about flushes must be found out.
 #[test]
 fn lost_flushes_are_noticed() {
-    let violations: usize = (0..4).map(|seed| run(seed, SimFault::LyingFlush, 7).violations.len()).sum();
+    let violations: usize = (0..4).map(|seed| run(seed, SimFault::LyingFlush, false, 7).violations.len()).sum();
     assert!(violations > 0, "the harness did not notice that nothing is ever flushed");
+}
+
+/// Likewise: blocks that are reused before their release is durable.
+#[test]
+fn early_reuse_is_noticed() {
+    let violations: usize = (0..40).map(|seed| run(4 * seed + 1, SimFault::None, true, 1).violations.len()).sum();
+    assert!(violations > 0, "the harness did not notice that blocks are reused too early");
 }

@@ -244,6 +244,8 @@ impl Core {
         // With very many replicas the tails together stay within 256 MiB.
         let limit = tail_memory.min((256 << 20) / self.replicas.len().max(1));
         let Some(rs) = self.replicas.get_mut(&slot) else { return };
+        // A checkpoint between append and now has left these entries out.
+        rs.dirty = true;
         for (stored, _) in entries {
             let index = stored.mark.index;
             // Truncated meanwhile, and perhaps written again: the queue holds that one too.

@@ -8,7 +8,7 @@ use super::text::{boolean, number, yes_no};
 pub const MAX_RECV_DATA: u32 = 256 * 1024;
 /// Data segments before negotiation, and the default of MaxRecvDataSegmentLength (section 13.12).
 pub const DEFAULT_RECV_DATA: u32 = 8192;
-/// Largest sequence of solicited data; equals the largest transfer of one command.
+/// Largest sequence of solicited data: the most that a 24-bit length holds in whole 4 KiB blocks.
 pub const MAX_BURST: u32 = 16 * 1024 * 1024 - 4096;
 /// Largest amount of unsolicited data of one command: 128 commands of it are the most a session can push unasked.
 pub const FIRST_BURST: u32 = 256 * 1024;

@@ -136,6 +136,8 @@ impl Command {
     pub fn data_in(&self) -> usize {
         match *self {
             Self::Read { blocks, .. } => blocks as usize * 512,
+            // Runs through the range in pieces of at most 1 MiB.
+            Self::Verify { .. } | Self::WriteVerify { .. } | Self::WriteSame { .. } => 1 << 20,
             _ => 4096,
         }
     }

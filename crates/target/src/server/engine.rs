@@ -128,6 +128,7 @@ impl<D: BlockDevice> Engine<D> {
             while let Poll::Ready(Some((itt, completion))) = running.poll_next_unpin(cx) {
                 self.session.on_completion(itt, completion);
             }
+            self.queue_output(); // counts for the memory that the next commands may take
             let mut started = false;
             while self.ending.is_none()
                 && let Some(work) = self.session.next_work(self.writer.backlog())
@@ -142,9 +143,7 @@ impl<D: BlockDevice> Engine<D> {
             if started {
                 continue; // poll what was started: much of it is done at once, and its answers share a write
             }
-            while let Some(pdu) = self.session.next_output() {
-                self.writer.push(pdu);
-            }
+            self.queue_output();
             let before = self.writer.backlog();
             if let Poll::Ready(Err(error)) = self.writer.poll_flush(cx, &mut self.stream) {
                 return Poll::Ready(Ended::Io(error));
@@ -202,6 +201,12 @@ impl<D: BlockDevice> Engine<D> {
             self.end(reason);
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn queue_output(&mut self) {
+        while let Some(pdu) = self.session.next_output() {
+            self.writer.push(pdu);
+        }
     }
 
     fn end(&mut self, reason: Ended) {

@@ -192,7 +192,8 @@ impl Session {
         let itt = self.ready[at];
         let task = self.tasks.get_mut(itt)?;
         let need = task.command.data_in();
-        if self.reading > 0 && self.reading + queued + need > MAX_SESSION_DATA {
+        let held = self.reading + queued;
+        if held > 0 && held + need > MAX_SESSION_DATA {
             return None;
         }
         self.ready.remove(at);

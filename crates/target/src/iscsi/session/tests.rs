@@ -470,6 +470,12 @@ fn reads_start_within_the_budget() {
     r.s.on_completion(1, good(1 << 24));
     assert!(r.s.next_work(1 << 24).is_none()); // still in the send queue
     assert!(r.s.next_work(0).is_some());
+    for itt in 2..=5 {
+        r.s.on_completion(itt, good(1 << 24));
+    }
+    // Nothing runs, but an initiator that does not take its answers gets no further ones.
+    assert!(r.s.next_work(4 << 24).is_none());
+    assert!(r.s.next_work(0).is_some());
 }
 
 // ---- sections 11.5, 11.14: task management and logout
