@@ -244,7 +244,7 @@ impl Cluster {
             files.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
         }
         files.sort();
-        files.iter().map(|file| process::tail(file, 40)).collect::<Vec<_>>().join("\n")
+        files.iter().map(|file| process::tail(file, 25)).collect::<Vec<_>>().join("\n")
     }
 }
 

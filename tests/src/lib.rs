@@ -2,7 +2,7 @@
 //!
 //! * [`cluster`] - `ballast up` in a directory of its own, its processes by name, and how to kill them
 //! * [`load`] - the checked load (`tools/checkload.c`) that knows what every sector must hold
-//! * [`bench`] - the measuring load (`tools/iobench.c`)
+//! * [`mod@bench`] - the measuring load (`tools/iobench.c`)
 //! * [`initiator`] - qemu-img, iscsi-ls and the like
 //! * [`uml`] - a Linux guest with the kernel's own initiator, in a network namespace of its own
 //! * [`tgt`] - a foreign target, on which the tools themselves are proven

@@ -122,11 +122,12 @@ pub fn resident_bytes(pid: u32) -> Result<u64> {
     Ok(kib * 1024)
 }
 
-/// The last `lines` lines of a file, under a heading; empty when there is none.
+/// The last `lines` lines of a file, under a heading; empty when there is none. Long lines are cut.
 pub fn tail(path: &Path, lines: usize) -> String {
+    const WIDTH: usize = 300;
     let Ok(bytes) = fs::read(path) else { return String::new() };
     let text = String::from_utf8_lossy(&bytes);
-    let all: Vec<&str> = text.lines().collect();
+    let all: Vec<String> = text.lines().map(|line| line.chars().take(WIDTH).collect()).collect();
     let from = all.len().saturating_sub(lines);
     format!(
         "---- {} (last {} of {} lines) ----\n{}",

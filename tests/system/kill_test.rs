@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use ballast_tests::cluster::{Cluster, Options};
-use ballast_tests::load::{CheckedLoad, LoadOptions, verify_again};
+use ballast_tests::load::{CheckedLoad, LoadOptions, Report, verify_again};
 use ballast_tests::process::{PATIENCE, Signal, signal};
 use ballast_tests::random::Random;
 use ballast_tests::runner::{self, Outcome, TestResult};
@@ -100,6 +100,14 @@ fn strike(cluster: &mut Cluster, what: Strike, random: &mut Random) -> Result<()
     Ok(())
 }
 
+/// Where the replicas stand, and whether what is wrong stays wrong (data is gone) or was only seen (a stale read).
+fn diagnose(cluster: &Cluster, mut load: CheckedLoad) -> String {
+    let volumes = cluster.status().map(|status| status.volumes);
+    let faults = |report: &Report| report.lost + report.wrong + report.torn;
+    let lasting = load.pause().and_then(|paused| Ok(faults(&load.verify_all()?) - faults(&paused)));
+    format!("sectors still wrong when all is quiet: {lasting:?}; {volumes:#?}")
+}
+
 fn setting(name: &str) -> Result<Option<u64>> {
     env::var(name).ok().map(|text| text.parse().with_context(|| format!("{name}={text} is not a number"))).transpose()
 }
@@ -122,9 +130,11 @@ fn answered_writes_survive_kills() -> TestResult {
         load.mark()?;
         let what = choose(&mut random, turn);
         strike(&mut cluster, what, &mut random).with_context(|| format!("strike {turn}: {what:?}, seed {seed}"))?;
-        let report =
-            load.wait_progress(200, PATIENCE).with_context(|| format!("after strike {turn}: {what:?}, seed {seed}"))?;
-        report.expect_clean().with_context(|| format!("after strike {turn}: {what:?}, seed {seed}"))?;
+        let place = || format!("after strike {turn}: {what:?}, seed {seed}");
+        let report = load.wait_progress(200, PATIENCE).with_context(place)?;
+        if let Err(fault) = report.expect_clean() {
+            return Err(fault.context(diagnose(&cluster, load)).context(place()));
+        }
         pauses.entry(what).or_default().push(report.gap_since_mark_ms);
         std::thread::sleep(Duration::from_millis(random.below(1000)));
         turn += 1;

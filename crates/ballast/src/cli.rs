@@ -211,7 +211,7 @@ pub(crate) struct PoolServeArgs {
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) listen: String,
     /// Threads of the runtime
-    #[arg(long, hide = true, default_value_t = 2)]
+    #[arg(long, hide = true, env = "BALLAST_WORKER_THREADS", default_value_t = 2)]
     pub(crate) worker_threads: usize,
 }
 
@@ -224,7 +224,7 @@ pub(crate) struct TargetServeArgs {
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) control: String,
     /// Threads of the runtime
-    #[arg(long, hide = true, default_value_t = 2)]
+    #[arg(long, hide = true, env = "BALLAST_WORKER_THREADS", default_value_t = 2)]
     pub(crate) worker_threads: usize,
 }
 

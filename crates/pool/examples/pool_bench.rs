@@ -11,7 +11,10 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use ballast_api::{BLOCK_SIZE, BlockCount, Lba, VolumeId};
-use ballast_pool::{DeviceConfig, LogMark, LogOp, LogRecord, OpenOptions, Pool, PoolConfig, PoolError, PoolStats, Replica, ReplicaConfig};
+use ballast_pool::{
+    DeviceConfig, LogMark, LogOp, LogRecord, OpenOptions, Pool, PoolConfig, PoolError, PoolStats, Replica,
+    ReplicaConfig,
+};
 use bytes::Bytes;
 
 type Failure = Box<dyn std::error::Error>;
@@ -35,19 +38,26 @@ fn main() -> Result<(), Failure> {
         }
     }
     let device = DeviceConfig { path: path.clone(), size: Some(size << 30) };
-    Pool::create(&PoolConfig { name: String::from("bench"), devices: vec![device], journal_bytes: None, meta_bytes: None })?;
-    let pool = Pool::open(&[path], OpenOptions::default())?;
+    Pool::create(&PoolConfig {
+        name: String::from("bench"),
+        devices: vec![device],
+        journal_bytes: None,
+        meta_bytes: None,
+    })?;
+    let pool = Pool::open(std::slice::from_ref(&path), OpenOptions::default())?;
     let blocks = volume << 8;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let id = VolumeId::random();
-    let replica = runtime.block_on(pool.create_replica(id, ReplicaConfig { blocks: BlockCount(blocks), user: Bytes::new() }))?;
+    let replica =
+        runtime.block_on(pool.create_replica(id, ReplicaConfig { blocks: BlockCount(blocks), user: Bytes::new() }))?;
     let mut bench = Bench { replica, next: 1, seed: 0x1234_5678_9abc_def1, blocks };
     // Fill once, so that the writes measured are overwrites in a full map.
     runtime.block_on(bench.writes(&pool, depth.max(64), Until::Count(blocks)))?;
     for depth in if depth == 1 { vec![1] } else { vec![1, depth] } {
         runtime.block_on(pool.checkpoint())?;
         let (before, cpu, start) = (pool.stats(), cpu_times(), Instant::now());
-        let count = runtime.block_on(bench.writes(&pool, depth, Until::Time(Instant::now() + Duration::from_secs(seconds))))?;
+        let count =
+            runtime.block_on(bench.writes(&pool, depth, Until::Time(Instant::now() + Duration::from_secs(seconds))))?;
         let elapsed = start.elapsed();
         runtime.block_on(pool.checkpoint())?;
         report(depth, count, elapsed, cpu, &before, &pool.stats());
@@ -60,8 +70,22 @@ fn main() -> Result<(), Failure> {
         }
         let now = cpu_times();
         let per = |ticks: u64| ticks as f64 * 10_000.0 / f64::from(count);
-        println!("read depth 1: {:.0} IOPS, CPU {:.1} us user {:.1} us kernel", f64::from(count) / start.elapsed().as_secs_f64(), per(now.0 - cpu.0), per(now.1 - cpu.1));
+        println!(
+            "read depth 1: {:.0} IOPS, CPU {:.1} us user {:.1} us kernel",
+            f64::from(count) / start.elapsed().as_secs_f64(),
+            per(now.0 - cpu.0),
+            per(now.1 - cpu.1)
+        );
     }
+    // A crash, as far as the pool can tell: the journal is replayed.
+    drop((bench, pool));
+    let start = Instant::now();
+    let pool = Pool::open(&[path], OpenOptions::default())?;
+    println!(
+        "open after a crash: {:.3} s, {} KiB of journal",
+        start.elapsed().as_secs_f64(),
+        pool.stats().journal_used_bytes >> 10
+    );
     let start = Instant::now();
     pool.close()?;
     println!("close: {:.3} s", start.elapsed().as_secs_f64());

@@ -29,6 +29,9 @@ use crate::types::LogMark;
 /// Leaves of deleted replicas that one checkpoint reclaims.
 const RECLAIM_LEAVES: usize = 2048;
 
+/// Slot, applied mark and blob of a replica.
+type Saved = (u32, Option<LogMark>, Option<(LogMark, bytes::Bytes)>);
+
 /// What was frozen.
 struct Image {
     seq: u64,
@@ -36,7 +39,7 @@ struct Image {
     leaves: Vec<(u32, u64, Arc<Leaf>)>,
     regions: Vec<(u8, u32, Vec<u64>)>,
     /// Applied mark and blob of each replica that was written.
-    marks: Vec<(u32, Option<LogMark>, Option<(LogMark, bytes::Bytes)>)>,
+    marks: Vec<Saved>,
     frees: Vec<u64>,
     removed: Vec<u32>,
     flush: bool,
@@ -162,10 +165,12 @@ impl Core {
         for (slot, applied, blob) in image.marks {
             if let Some(rs) = self.replicas.get_mut(&slot) {
                 rs.saved_blob = blob;
+                // A replay begins behind them from now on.
+                rs.skips.retain(|index| Some(*index) > applied.map(|mark| mark.index));
                 rs.publish_at(applied);
             }
         }
-        self.evict();
+        self.evict(usize::MAX);
     }
 }
 

@@ -10,7 +10,7 @@ use crate::error::{PoolError, Result};
 use crate::format::BLOCK;
 use crate::format::label::{DATA_START, Found, LABEL_OFFSETS, Label, Layout};
 use crate::format::root::{ROOT_KEY, Root};
-use crate::format::superblock::{Owner, Superblock};
+use crate::format::superblock::{Owner, SUPERBLOCK_OFFSETS, Superblock};
 use crate::io::{AlignedBuf, Device, PoolDevice, Purpose};
 use crate::journal::ring::MIN_RING_BYTES;
 use crate::meta::{Change, MetaStore, RedbStore, SuperStore, region_len};
@@ -26,7 +26,12 @@ pub(crate) fn make_file(device: &DeviceConfig) -> io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).open(&device.path) {
         Ok(file) => {
             file.set_len(size / BLOCK * BLOCK)?;
-            file.sync_all()
+            file.sync_all()?;
+            // The name must survive a power loss as well.
+            match device.path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                Some(parent) => std::fs::File::open(parent)?.sync_all(),
+                None => std::fs::File::open(".")?.sync_all(),
+            }
         }
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(e) => Err(e),
@@ -50,7 +55,7 @@ fn layout(size: u64, index: usize, total: u64, config: &PoolConfig) -> Layout {
 }
 
 /// What somebody else wrote at the start of a device.
-fn foreign(head: &[u8]) -> Option<String> {
+fn foreign(head: &mut [u8]) -> Option<String> {
     for offset in LABEL_OFFSETS {
         let at = offset as usize;
         match head.get(at..at + BLOCK as usize).map(Label::decode) {
@@ -72,6 +77,13 @@ fn foreign(head: &[u8]) -> Option<String> {
     for (at, magic, name) in signatures {
         if head.get(at..).is_some_and(|rest| rest.starts_with(magic)) {
             return Some(name.to_owned());
+        }
+    }
+    // A creation that was interrupted before the labels: nobody can have used that.
+    for at in SUPERBLOCK_OFFSETS.map(|offset| offset as usize) {
+        let block = &mut head[at..at + BLOCK as usize];
+        if Superblock::decode(block).is_some_and(|sb| sb.incarnation == 0) {
+            block.fill(0);
         }
     }
     head.iter().any(|byte| *byte != 0).then(|| String::from("unknown bytes in its first MiB"))
@@ -99,7 +111,7 @@ pub(crate) fn create_on(devices: &[Arc<dyn Device>], config: &PoolConfig) -> Res
         }
         let mut head = vec![0; DATA_START as usize];
         device.read_at(0, &mut head)?;
-        if let Some(found) = foreign(&head) {
+        if let Some(found) = foreign(&mut head) {
             let _ = device.raw().unlock();
             return Err(PoolError::ForeignDevice { device: device.name.clone(), found });
         }

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError};
 
 use ballast_api::{BLOCK_SIZE, Lba, VolumeId};
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use crate::error::{PoolError, Result};
 use crate::format::leaf::{LEAF_BLOCKS, Leaf, MapEntry};
@@ -240,6 +241,8 @@ impl crate::state::Core {
         rs.waiters.clear();
         rs.drop_log(&mut frees);
         let (volume, hard_state) = (rs.volume, rs.hard_state.clone());
+        // Those who watch the replica's checkpoints go on watching.
+        let watchers = std::mem::replace(&mut rs.checkpointed, watch::Sender::new(None));
         // Their cause is the checkpoint that contains the swap.
         for addr in frees {
             self.alloc.set_volatile(addr);
@@ -249,6 +252,7 @@ impl crate::state::Core {
         rs.kind = Kind::Live;
         rs.installing = Some(old);
         rs.hard_state = hard_state;
+        rs.checkpointed = watchers;
         rs.purged = Some(at);
         rs.applied = Some(at);
         rs.recorded = Some(at.index);

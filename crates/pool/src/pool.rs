@@ -98,7 +98,7 @@ impl Shared {
             }
             (std::mem::take(&mut core.queue), std::mem::take(&mut core.checkpoint.waiters))
         };
-        writer::refuse(items, reason);
+        writer::refuse(items, || PoolError::Fenced { reason: reason.to_owned() });
         for waiter in waiters {
             let _ = waiter.send(Err(PoolError::Fenced { reason: reason.to_owned() }));
         }
@@ -145,7 +145,7 @@ impl Shared {
                 }
                 core = self.core();
             } else {
-                core.urgent = true;
+                core.urgent |= core.frees_soon > 0;
                 core.checkpoint.requested |= checkpoint;
                 self.wake_all();
                 core = self.wait(&self.space, core);
@@ -170,7 +170,8 @@ impl Shared {
     }
 }
 
-/// A pool that is open. Clones are the same pool.
+/// A pool that is open. Clones are the same pool. It stays open until [`Pool::close`], or until the last handle, of the
+/// pool or of a replica, is dropped.
 #[derive(Clone)]
 pub struct Pool {
     inner: Arc<Inner>,
@@ -204,7 +205,7 @@ impl Inner {
             core.checkpoint.waiters.clear();
             std::mem::take(&mut core.queue)
         };
-        writer::refuse(rest, "the pool was closed");
+        writer::refuse(rest, || PoolError::Closed);
         self.shared.meta.close();
         for device in &self.shared.devices {
             let _ = device.raw().unlock();
@@ -392,16 +393,9 @@ fn writer_thread(shared: &Shared) {
                 if core.closing || core.fenced.is_some() {
                     return;
                 }
-                if core.urgent {
-                    // Somebody waits for blocks that have no cause in the queue.
-                    if core.queue.is_empty() && core.frees.is_empty() {
-                        let mut core = core;
-                        core.urgent = false;
-                        continue;
-                    }
-                    continue;
+                if !core.urgent {
+                    drop(shared.wait(&shared.wake_writer, core));
                 }
-                drop(shared.wait(&shared.wake_writer, core));
             }
             Err(e) => {
                 shared.fence(&e.to_string());
@@ -456,9 +450,13 @@ impl Shared {
         self.core().check()?;
         let (tx, rx) = std::sync::mpsc::channel();
         // The last record in the queue: when it is durable, everything before it is.
-        self.core().push_barrier(Box::new(move |result| {
-            let _ = tx.send(result);
-        }));
+        {
+            let mut core = self.core();
+            core.draining = true;
+            core.push_barrier(Box::new(move |result| {
+                let _ = tx.send(result);
+            }));
+        }
         self.drive()?;
         rx.recv().map_err(|_| PoolError::Closed)??;
         self.run_checkpoint()?;

@@ -2,7 +2,7 @@
 //! has to commit the file system's metadata. A background thread stays ahead of the allocator.
 
 use crate::create;
-use crate::error::Result;
+use crate::error::{PoolError, Result};
 use crate::format::BLOCK;
 use crate::pool::Shared;
 
@@ -21,7 +21,16 @@ impl Shared {
             (device, prepared, (prepared + CHUNK_BLOCKS).min(blocks))
         };
         let target = &self.devices[device];
-        create::prepare(target, self.layouts[device].extents_offset + from * BLOCK, (to - from) * BLOCK)?;
+        let space = (self.layouts[device].extents_offset + from * BLOCK, (to - from) * BLOCK);
+        match create::prepare(target, space.0, space.1) {
+            Err(PoolError::Io { source, .. }) if source.kind() == std::io::ErrorKind::StorageFull => {
+                tracing::warn!(device = %target.name, "the file system under the pool is full; the pool does not grow");
+                self.core().alloc.stop_growth(device);
+                self.space.notify_all();
+                return Ok(true);
+            }
+            result => result?,
+        }
         target.flush()?;
         self.supers[device].update(|sb| sb.prepared = to)?;
         self.core().alloc.set_prepared(device, to);
@@ -44,7 +53,7 @@ pub(crate) fn thread(shared: &Shared) {
                 }
             }
             Err(e) => {
-                if !matches!(e, crate::PoolError::Closed) {
+                if !matches!(e, PoolError::Closed) {
                     shared.fence(&e.to_string());
                 }
                 return;

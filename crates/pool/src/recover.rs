@@ -220,6 +220,7 @@ pub(crate) fn load(
     let mut core = Core {
         fenced: None,
         closing: false,
+        draining: false,
         options,
         replicas: HashMap::new(),
         by_volume: HashMap::new(),

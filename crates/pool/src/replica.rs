@@ -39,6 +39,12 @@ impl Replica {
         core.by_volume.get(&self.volume).and_then(|slot| core.replicas.get(slot)).map(look)
     }
 
+    /// Whether an install has replaced this slot meanwhile.
+    fn moved(&self, slot: u32) -> bool {
+        let now = self.slot();
+        now != slot && now != u32::MAX
+    }
+
     fn unknown(&self, error: PoolError) -> PoolError {
         match error {
             PoolError::UnknownReplica { .. } => PoolError::UnknownReplica { volume: self.volume },
@@ -88,7 +94,7 @@ impl Replica {
 
     /// Appends entries with consecutive indices. They are readable at once; `done` is called on a pool thread when they
     /// are durable, in the order of the appends, and with an error when that will never be. Payloads are checked
-    /// against their checksums. Waits while space is being prepared; a full pool is an error and changes nothing.
+    /// against their checksums. `done` must not block. Waits while space is being prepared; a full pool is an error and changes nothing.
     pub fn append(
         &self,
         records: Vec<LogRecord>,
@@ -134,7 +140,13 @@ impl Replica {
 
     /// Entries of `range`, as far as they exist: at least one if there is one, until `max_bytes` are passed.
     pub async fn read_log(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogRecord>, PoolError> {
-        self.pool.shared().read_log(self.slot(), range, max_bytes).await.map_err(|e| self.unknown(e))
+        loop {
+            let slot = self.slot();
+            match self.pool.shared().read_log(slot, range.clone(), max_bytes).await {
+                Err(PoolError::UnknownReplica { .. }) if self.moved(slot) => {}
+                result => return result.map_err(|e| self.unknown(e)),
+            }
+        }
     }
 
     /// The entries of a range that do nothing to the map, without any I/O: what a state machine of the caller's own has
@@ -250,7 +262,13 @@ impl Replica {
 
     /// Reads blocks; unmapped ones are zeroes.
     pub async fn read(&self, lba: Lba, count: BlockCount) -> Result<BlockData, PoolError> {
-        self.pool.shared().read(self.slot(), lba, count).await.map_err(|e| self.unknown(e))
+        loop {
+            let slot = self.slot();
+            match self.pool.shared().read(slot, lba, count).await {
+                Err(PoolError::UnknownReplica { .. }) if self.moved(slot) => {}
+                result => return result.map_err(|e| self.unknown(e)),
+            }
+        }
     }
 
     /// Waits until an entry is durable.
@@ -258,7 +276,7 @@ impl Replica {
         self.pool.shared().wait_durable(self.slot(), index).await.map_err(|e| self.unknown(e))
     }
 
-    /// What the last checkpoint covers: up to there the log may be purged. An install ends the channel; ask again.
+    /// What the last checkpoint covers: up to there the log may be purged.
     pub fn checkpointed(&self) -> watch::Receiver<Option<LogMark>> {
         self.look(|rs| rs.checkpointed.subscribe()).unwrap_or_else(|| watch::channel(None).1)
     }

@@ -110,6 +110,8 @@ struct State {
     history: Vec<SimEvent>,
     recording: bool,
     fault: SimFault,
+    /// Disks are sparse files on a file system that has no room beyond this offset.
+    host_limit: Option<u64>,
     locked: Vec<bool>,
 }
 
@@ -158,6 +160,11 @@ impl SimDisks {
     /// Makes the disks misbehave.
     pub fn set_fault(&self, fault: SimFault) {
         self.state().fault = fault;
+    }
+
+    /// The disks are sparse files, and the file system below them has no room beyond this offset.
+    pub fn set_host_limit(&self, limit: u64) {
+        self.state().host_limit = Some(limit);
     }
 
     /// Changes bytes behind the pool's back.
@@ -268,8 +275,12 @@ impl Device for SimDevice {
             return Err(io::Error::other("simulated write error"));
         }
         for (offset, bytes) in writes {
-            if offset % PAGE != 0 || bytes.len() as u64 % PAGE != 0 || offset + bytes.len() as u64 > self.len() {
+            let whole = offset.is_multiple_of(PAGE) && (bytes.len() as u64).is_multiple_of(PAGE);
+            if !whole || offset + bytes.len() as u64 > self.len() {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "a write that is not of whole pages"));
+            }
+            if state.host_limit.is_some_and(|limit| offset + bytes.len() as u64 > limit) {
+                return Err(io::ErrorKind::StorageFull.into());
             }
             state.now[self.disk].write(*offset, bytes);
             if state.recording {
@@ -290,6 +301,10 @@ impl Device for SimDevice {
             state.history.push(SimEvent::Flush { disk: self.disk });
         }
         Ok(())
+    }
+
+    fn needs_preparation(&self) -> bool {
+        self.disks.state().host_limit.is_some()
     }
 
     fn lock(&self) -> io::Result<bool> {

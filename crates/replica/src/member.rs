@@ -82,7 +82,7 @@ impl Member {
         let config: MemberConfig = postcard::from_bytes(&replica_config.user)?;
         let sending = SendGuard::default();
         let network = Network::new(volume, directory, sending.clone());
-        let machine = StateMachine::open(store.clone()).map_err(|e| MemberError::Start(e.to_string()))?;
+        let machine = StateMachine::open(store.clone()).await.map_err(|e| MemberError::Start(e.to_string()))?;
         let view = machine.view();
         let settings = settings::config();
         let log = LogStore::new(store.clone());

@@ -52,7 +52,7 @@ pub enum ServeError {
 /// Serves the pool until `shutdown`, then stops the members and closes the pool.
 pub async fn serve<F: Future<Output = ()>>(options: ServeOptions<F>) -> Result<(), ServeError> {
     let ServeOptions { pool, name, listen, shutdown } = options;
-    let members = Members::start(pool.clone(), Directory::default()).await;
+    let members = Members::start(pool.clone(), Directory::new(pool.id())).await;
     tracing::info!(pool = %pool.id(), name, %listen, replicas = members.all().len(), "pool is serving");
 
     let (stop, stopped) = tokio::sync::watch::channel(false);

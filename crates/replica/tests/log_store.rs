@@ -177,7 +177,7 @@ async fn what_was_applied_counts_as_committed_after_a_crash() {
 async fn a_snapshot_is_the_pools_checkpoint_and_only_what_it_covers_is_purged() {
     let (_bench, _pool, replica) = Bench::new().await;
     let mut log = LogStore::new(replica.clone());
-    let mut machine = StateMachine::open(replica.clone()).unwrap();
+    let mut machine = StateMachine::open(replica.clone()).await.unwrap();
     append(&mut log, (1..=20).map(|index| write(1, index, block(index, 1))).collect()).await;
     replica.apply(15, &[], None).await.unwrap();
     assert!(log.purge(id(1, 10)).await.is_err(), "nothing is covered by a checkpoint yet");
@@ -207,7 +207,7 @@ async fn the_payload_is_stored_once() {
 async fn a_state_change_survives_the_purge_of_its_entry() {
     let (bench, pool, replica) = Bench::new().await;
     let mut log = LogStore::new(replica.clone());
-    let mut machine = StateMachine::open(replica.clone()).unwrap();
+    let mut machine = StateMachine::open(replica.clone()).await.unwrap();
     append(&mut log, vec![open(1)]).await;
     append(&mut log, (2..=30).map(|index| write(1, index, block(index, 1))).collect()).await;
     let entries = log.try_get_log_entries(1..=30).await.unwrap();
@@ -220,16 +220,42 @@ async fn a_state_change_survives_the_purge_of_its_entry() {
     drop((log, machine, replica, pool));
     let pool = bench.open();
     let replica = pool.replica(bench.volume).unwrap();
-    assert_eq!(StateMachine::open(replica.clone()).unwrap().view().epoch(), Epoch(1));
+    assert_eq!(StateMachine::open(replica.clone()).await.unwrap().view().epoch(), Epoch(1));
     // And the one after the checkpoint counts when it is applied.
     replica.apply(31, &[], None).await.unwrap();
-    assert_eq!(StateMachine::open(replica).unwrap().view().epoch(), Epoch(2));
+    assert_eq!(StateMachine::open(replica).await.unwrap().view().epoch(), Epoch(2));
+}
+
+/// Once lost answered writes: the epoch that recovery had put together from the log was not in the next checkpoint, the
+/// log was purged, and after a second crash the replica took every newer write for a stale target's.
+#[tokio::test]
+async fn a_state_put_together_by_recovery_is_in_the_next_checkpoint() {
+    let (bench, pool, replica) = Bench::new().await;
+    let mut log = LogStore::new(replica.clone());
+    append(&mut log, vec![open(1), open(2)]).await;
+    replica.apply(2, &[], None).await.unwrap();
+    append(&mut log, vec![write(1, 3, block(3, 1))]).await;
+    drop((log, replica, pool));
+
+    let pool = bench.open();
+    let replica = pool.replica(bench.volume).unwrap();
+    assert_eq!(StateMachine::open(replica.clone()).await.unwrap().view().epoch(), Epoch(2));
+    replica.apply(3, &[], None).await.unwrap();
+    replica.checkpoint().await.unwrap();
+    let mut log = LogStore::new(replica.clone());
+    log.purge(id(1, 3)).await.unwrap();
+    append(&mut log, vec![write(1, 4, block(4, 1))]).await;
+    drop((log, replica, pool));
+
+    let pool = bench.open();
+    let replica = pool.replica(bench.volume).unwrap();
+    assert_eq!(StateMachine::open(replica).await.unwrap().view().epoch(), Epoch(2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_of_appends_ends_cleanly_after_its_last_answer() {
     let group = Group::new(1).await;
-    let directory = Directory::default();
+    let directory = Directory::new(PoolId::random());
     directory.set([(group.nodes[0].id, group.nodes[0].endpoint.clone())]);
     let mut network = Network::new(group.volume, directory, SendGuard::default());
     let node = MemberNode { pool: group.nodes[0].id };

@@ -96,7 +96,6 @@ async fn device_errors_reach_the_initiator_as_sense() {
     let mut me = Initiator::ready(address, "iqn.i", 1, "").await;
     for (error, code) in [
         (DeviceError::NoSpace, 0x2707),
-        (DeviceError::Fenced, 0x040c),
         (DeviceError::Corrupt { lba512: 3 }, 0x1100),
         (DeviceError::Internal("x".into()), 0x4400),
     ] {
@@ -106,6 +105,22 @@ async fn device_errors_reach_the_initiator_as_sense() {
     device.fail(DeviceError::Unavailable("no quorum".into()));
     assert_eq!(me.command(rw16(0x88, 0, 1), &[], 512).await.status, 8);
     me.write(0, &[1; 512]).await;
+}
+
+#[tokio::test]
+async fn a_fenced_device_ends_the_session_without_an_answer() {
+    let (server, address, device) = serve(|_| {}).await;
+    let mut me = Initiator::ready(address, "iqn.i", 1, "").await;
+    device.fail(DeviceError::Fenced);
+    me.start(rw16(0x8a, 0, 8), &[1; 4096], 0, 4096).await;
+    let last = me.rest().await;
+    assert_eq!(last.iter().map(|p| (opcode_of(&p.bhs), p.bhs[36])).collect::<Vec<_>>(), [(opcode::ASYNC_MESSAGE, 3)]);
+    while !server.sessions(IQN).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // What the initiator does next: it comes back and sends the command again.
+    let mut me = Initiator::ready(address, "iqn.i", 1, "").await;
+    me.write(0, &[1; 4096]).await;
 }
 
 #[tokio::test]

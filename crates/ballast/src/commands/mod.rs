@@ -20,7 +20,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     let default = match &cli.command {
         // openraft tells each step of each vote of each volume.
         Command::Up(_) | Command::Pool(PoolCommand::Serve(_)) | Command::Target(TargetCommand::Serve(_)) => {
-            "info,openraft=warn"
+            "info,openraft=error"
         }
         _ => "warn",
     };

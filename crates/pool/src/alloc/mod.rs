@@ -143,6 +143,12 @@ impl Allocator {
         d.prepared = prepared.min(d.blocks);
     }
 
+    /// The device cannot be prepared any further: what it has is all there is.
+    pub(crate) fn stop_growth(&mut self, device: usize) {
+        let d = &mut self.devices[device];
+        d.blocks = d.prepared;
+    }
+
     /// `count` blocks, preferably on one device; `None`, and nothing taken, when there are not enough.
     pub(crate) fn allocate(&mut self, count: u64, prefer: usize) -> Option<Vec<Extent>> {
         if self.free_prepared() < count {
@@ -223,6 +229,15 @@ impl Allocator {
         d.volatile[word] &= !bit;
         d.region_used[word / REGION_WORDS] -= 1;
         d.used_count -= 1;
+    }
+
+    /// Makes a block free and the next one to be given out.
+    #[cfg(feature = "sim")]
+    pub(crate) fn release_and_offer(&mut self, addr: u64) {
+        self.release(addr);
+        if let Some((d, word, bit)) = self.device_of(addr) {
+            d.cursor = word as u64 * 64 + u64::from(bit.trailing_zeros());
+        }
     }
 
     /// The regions whose stored bitmap is out of date, with the bitmap to store; they count as stored then.

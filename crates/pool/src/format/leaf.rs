@@ -4,7 +4,8 @@
 //! and birth as the leaf's spread needs: a full leaf of a young volume has about 5 KiB.
 //!
 //! ```text
-//! | width: addr 4 bits, birth 4 bits | base addr (var) | base birth (var) | bitmap 64 | n x (addr-base, birth-base, crc 4) | crc |
+//! | widths: addr 4 bits, birth 3 bits, list 1 bit | base addr (var) | base birth (var) | places | n x (addr-base, birth-base, crc 4) | crc |
+//! places: a bitmap of 64 bytes, or (list) their number 1 and 2 bytes each
 //! ```
 
 use super::codec::{Reader, put_varint, seal, unseal};
@@ -13,6 +14,9 @@ use super::codec::{Reader, put_varint, seal, unseal};
 pub(crate) const LEAF_BLOCKS: u64 = 512;
 const ENTRIES: usize = LEAF_BLOCKS as usize;
 const MAX48: u64 = (1 << 48) - 1;
+/// With fewer entries than this a list of places is shorter than the bitmap.
+const LIST_BELOW: usize = 32;
+const LIST: u8 = 0x80;
 
 /// Where a volume's block is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -83,10 +87,16 @@ impl Leaf {
         }
         let (wa, wb) = (width(addr_max - addr_min), width(birth_max - birth_min));
         let mut out = Vec::with_capacity(96 + count * (wa + wb + 4));
-        out.push((wa | (wb << 4)) as u8);
+        let list = count < LIST_BELOW;
+        out.push((wa | (wb << 4)) as u8 | if list { LIST } else { 0 });
         put_varint(&mut out, addr_min);
         put_varint(&mut out, birth_min);
-        out.extend_from_slice(&bitmap);
+        if list {
+            out.push(count as u8);
+            self.present().for_each(|(at, _)| out.extend_from_slice(&(at as u16).to_le_bytes()));
+        } else {
+            out.extend_from_slice(&bitmap);
+        }
         for (_, entry) in self.present() {
             out.extend_from_slice(&(entry.addr() - addr_min).to_le_bytes()[..wa]);
             out.extend_from_slice(&(entry.birth() - birth_min).to_le_bytes()[..wb]);
@@ -99,14 +109,17 @@ impl Leaf {
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut r = Reader::new(unseal(bytes)?);
         let widths = r.u8()?;
-        let (wa, wb) = (usize::from(widths & 15), usize::from(widths >> 4));
+        let (wa, wb) = (usize::from(widths & 15), usize::from((widths & !LIST) >> 4));
         let (addr_min, birth_min) = (r.varint()?, r.varint()?);
-        let bitmap: [u8; ENTRIES / 8] = r.array()?;
+        let places: Vec<usize> = if widths & LIST != 0 {
+            let count = usize::from(r.u8()?);
+            (0..count).map(|_| r.u16().map(usize::from).filter(|at| *at < ENTRIES)).collect::<Option<_>>()?
+        } else {
+            let bitmap: [u8; ENTRIES / 8] = r.array()?;
+            (0..ENTRIES).filter(|at| bitmap[at / 8] & (1 << (at % 8)) != 0).collect()
+        };
         let mut leaf = Self::default();
-        for at in 0..ENTRIES {
-            if bitmap[at / 8] & (1 << (at % 8)) == 0 {
-                continue;
-            }
+        for at in places {
             let addr = addr_min.checked_add(r.uint(wa)?)?;
             let birth = birth_min.checked_add(r.uint(wb)?)?;
             if addr == 0 || addr > MAX48 || birth > MAX48 {

@@ -46,3 +46,6 @@ pub(crate) fn zero_crc() -> u32 {
     static CRC: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
     *CRC.get_or_init(|| crc32fast::hash(&[0; ballast_api::BLOCK_SIZE]))
 }
+
+#[cfg(test)]
+mod tests;

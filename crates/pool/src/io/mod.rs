@@ -39,11 +39,6 @@ pub trait Device: Send + Sync + fmt::Debug {
     fn write_many(&self, writes: &[(u64, &[u8])]) -> io::Result<()>;
     /// Makes every completed write durable.
     fn flush(&self) -> io::Result<()>;
-    /// Tells the device that a range is no longer needed.
-    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        let _ = (offset, len);
-        Ok(())
-    }
     /// Whether space must be written once before it may be used (a sparse file).
     fn needs_preparation(&self) -> bool {
         false
@@ -117,7 +112,14 @@ impl PoolDevice {
         for (at, (_, bytes)) in writes.iter().enumerate() {
             self.written[purpose(at) as usize].fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
-        self.inner.write_many(writes).map_err(|e| self.fail("write", e))
+        self.inner.write_many(writes).map_err(|e| {
+            // A sparse file on a full file system: what was not prepared does not exist, nothing is lost.
+            let only_growth = (0..writes.len()).all(|at| purpose(at) == Purpose::Prepare);
+            if only_growth && e.kind() == io::ErrorKind::StorageFull {
+                return PoolError::io(&self.name, "prepare", e);
+            }
+            self.fail("write", e)
+        })
     }
 
     pub(crate) fn write_at(&self, offset: u64, bytes: &[u8], purpose: Purpose) -> Result<()> {

@@ -14,9 +14,8 @@ use crate::types::{MAX_HARD_STATE_BYTES, MAX_HEADER_BYTES};
 
 /// The smallest ring of a device: four times the largest record.
 pub(crate) const MIN_RING_BYTES: u64 = 512 << 10;
-const _: () = assert!(
-    MIN_RING_BYTES as usize / 4 > MAX_HEADER_BYTES + 8192 && MIN_RING_BYTES as usize / 4 > MAX_HARD_STATE_BYTES
-);
+const _: () = assert!(MIN_RING_BYTES as usize / 4 > MAX_HEADER_BYTES + 8192);
+const _: () = assert!(MIN_RING_BYTES as usize / 4 > MAX_HARD_STATE_BYTES + 8192);
 
 #[derive(Clone, Debug)]
 struct Ring {

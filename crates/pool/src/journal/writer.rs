@@ -36,7 +36,8 @@ struct Gathered {
 
 impl Core {
     fn has_batch(&self, force: bool) -> bool {
-        self.urgent || (force && (!self.queue.is_empty() || !self.frees.is_empty()))
+        let anything = !self.queue.is_empty() || !self.frees.is_empty();
+        anything && (self.urgent || force)
     }
 
     fn gather(&mut self) -> Gathered {
@@ -76,6 +77,7 @@ impl Shared {
         let gathered = {
             let mut core = self.core();
             if core.fenced.is_some() || !core.has_batch(force) {
+                core.urgent = false;
                 return Ok(false);
             }
             core.gather()
@@ -88,12 +90,12 @@ impl Shared {
                 }
                 Err(e) => {
                     self.fence(&e.to_string());
-                    call_back(batch.items, Err(&e));
+                    refuse(batch.items, || PoolError::Fenced { reason: e.to_string() });
                     Err(e)
                 }
             },
             Err((items, e)) => {
-                call_back(items, Err(&e));
+                refuse(items, || PoolError::Fenced { reason: e.to_string() });
                 Err(e)
             }
         }
@@ -131,8 +133,11 @@ impl Shared {
         let blocks = (bytes.len() as u64).div_ceil(BLOCK);
         loop {
             let mut core = self.core();
-            if let Err(e) = core.check().or_else(|e| if core.fenced.is_some() { Err(e) } else { Ok(()) }) {
-                return Err((items, e));
+            if let Some(reason) = &core.fenced {
+                return Err((items, PoolError::Fenced { reason: reason.clone() }));
+            }
+            if core.closing {
+                return Err((items, PoolError::Closed));
             }
             if let Some(place) = core.journal.place(blocks) {
                 let journal = &mut core.journal;
@@ -178,16 +183,27 @@ impl Shared {
         let device = batch.place.device;
         let offset = self.layouts[device].journal_offset + batch.place.block * BLOCK;
         writes[device].push((offset, header.as_slice()));
-        for (at, list) in writes.iter().enumerate().filter(|(_, list)| !list.is_empty()) {
-            let last = list.len() - 1;
-            self.devices[at].write_many(list, |nth| {
-                if at == device && nth == last { Purpose::Journal } else { Purpose::Payload }
-            })?;
+        let touched: Vec<usize> = (0..writes.len()).filter(|at| !writes[*at].is_empty()).collect();
+        let write = |at: usize| {
+            let last = writes[at].len() - 1;
+            let purpose = |nth| if at == device && nth == last { Purpose::Journal } else { Purpose::Payload };
+            self.devices[at].write_many(&writes[at], purpose)
+        };
+        if touched.len() == 1 || self.manual {
+            touched.iter().try_for_each(|at| write(*at))?;
+            return touched.iter().try_for_each(|at| self.devices[*at].flush());
         }
-        for (at, _) in writes.iter().enumerate().filter(|(_, list)| !list.is_empty()) {
-            self.devices[at].flush()?;
-        }
-        Ok(())
+        // Several devices: side by side. The header may land before a payload elsewhere; recovery verifies the payload
+        // of the last batch.
+        let both = |at: usize| write(at).and_then(|()| self.devices[at].flush());
+        std::thread::scope(|scope| {
+            let others: Vec<_> = touched[1..].iter().map(|at| scope.spawn(|| both(*at))).collect();
+            let mine = both(touched[0]);
+            others.into_iter().fold(mine, |result, other| {
+                let other = other.join().unwrap_or_else(|_| Err(PoolError::invalid("a device thread panicked")));
+                result.and(other)
+            })
+        })
     }
 
     /// The batch is durable.
@@ -206,14 +222,14 @@ impl Shared {
                     Pending::Record { frees, .. } => core.release_soon(frees),
                 }
             }
-            if core.journal.half_full() && !core.checkpoint.requested {
-                core.checkpoint.requested = true;
+            core.checkpoint.requested |= core.journal.half_full();
+            if core.checkpoint.requested {
                 self.wake_checkpoint.notify_all();
             }
             core.touch();
         }
         self.space.notify_all();
-        call_back(batch.items, Ok(()));
+        call_back(batch.items, || Ok(()));
     }
 }
 
@@ -264,17 +280,16 @@ impl Core {
     }
 }
 
-fn call_back(items: Vec<Pending>, result: std::result::Result<(), &PoolError>) {
+fn call_back(items: impl IntoIterator<Item = Pending>, result: impl Fn() -> Result<()>) {
     for item in items {
         let (Pending::Append { done, .. } | Pending::Record { done, .. }) = item;
         if let Some(done) = done {
-            done(result.map_err(|e| PoolError::Fenced { reason: e.to_string() }));
+            done(result());
         }
     }
 }
 
 /// Calls back everything that will never be written.
-pub(crate) fn refuse(items: impl IntoIterator<Item = Pending>, reason: &str) {
-    let error = PoolError::Fenced { reason: reason.to_owned() };
-    call_back(items.into_iter().collect(), Err(&error));
+pub(crate) fn refuse(items: impl IntoIterator<Item = Pending>, error: impl Fn() -> PoolError) {
+    call_back(items, || Err(error()));
 }

@@ -19,6 +19,11 @@ use crate::state::replica::CachedLeaf;
 use crate::state::{Applied, Core};
 use crate::types::LogMark;
 
+/// Leaves that one insertion looks at for something to drop: the lock is held.
+const EVICT_LOOKS: usize = 64;
+/// Entries applied in one go under the lock.
+const APPLY_AT_ONCE: u64 = 256;
+
 pub(crate) fn damaged(volume: VolumeId, leaf: u64) -> PoolError {
     PoolError::metadata(format!("volume {volume}"), format!("the map leaf of block {} is damaged", leaf * LEAF_BLOCKS))
 }
@@ -50,13 +55,13 @@ impl Core {
         rs.leaves.insert(number, CachedLeaf { leaf, dirty: false, frozen: false, hot: true });
         self.leaves += 1;
         self.lru.push_back((slot, number));
-        self.evict();
+        self.evict(EVICT_LOOKS);
     }
 
     /// Drops clean leaves while there are too many.
-    pub(crate) fn evict(&mut self) {
+    pub(crate) fn evict(&mut self, looks: usize) {
         let limit = (self.options.map_memory / size_of::<Leaf>() as u64).max(16);
-        let mut look = self.lru.len();
+        let mut look = self.lru.len().min(looks);
         while self.leaves > limit && look > 0 {
             look -= 1;
             let Some((slot, number)) = self.lru.pop_front() else { break };
@@ -209,9 +214,15 @@ impl Shared {
                         rs.applied_index()
                     )));
                 }
+                // Others want the lock too.
+                let next = rs.applied_index().map_or(rs.first, |index| index + 1);
+                let stop = upto.min(next.saturating_add(APPLY_AT_ONCE));
                 let mut frees = Vec::new();
-                let step = core.apply_resident(slot, upto, skip, &mut frees);
+                let step = core.apply_resident(slot, stop, skip, &mut frees);
                 core.free_applied(slot, frees);
+                if stop < upto && matches!(step, Ok(Applied::All)) {
+                    continue;
+                }
                 if let (Ok(Applied::All), Ok(rs)) = (&step, core.replica_mut(slot)) {
                     if let (Some(blob), Some(mark)) = (&blob, rs.applied) {
                         rs.blob = Some((mark, blob.clone()));

@@ -43,10 +43,11 @@ impl SuperStore {
     }
 }
 
-/// The size a metadata region needs for this many blocks of data: 16 bytes an entry, twice for copy on write and page
-/// rounding, once more for the log index and slack; a power of two, because redb doubles.
+/// The size of the metadata region for this many bytes of data. A mapped block costs 11 bytes where the map is dense and
+/// some 50 where every block lies in a leaf of its own; copy on write needs the changed part twice. redb doubles, and
+/// its bookkeeping comes on top.
 pub(crate) fn region_len(data_bytes: u64) -> u64 {
-    (data_bytes / 64).clamp(8 << 20, 1 << 40).next_power_of_two()
+    (data_bytes / 48).clamp(8 << 20, 1 << 40).next_power_of_two() + (1 << 20)
 }
 
 /// A region of a device.

@@ -95,6 +95,8 @@ pub(crate) struct CheckpointState {
 pub(crate) struct Core {
     pub(crate) fenced: Option<String>,
     pub(crate) closing: bool,
+    /// Closing has begun: nothing new is taken, what is queued is written.
+    pub(crate) draining: bool,
     pub(crate) options: OpenOptions,
     pub(crate) replicas: HashMap<u32, ReplicaState>,
     pub(crate) by_volume: HashMap<VolumeId, u32>,
@@ -136,7 +138,7 @@ impl Core {
     pub(crate) fn check(&self) -> Result<()> {
         match &self.fenced {
             Some(reason) => Err(PoolError::Fenced { reason: reason.clone() }),
-            None if self.closing => Err(PoolError::Closed),
+            None if self.closing || self.draining => Err(PoolError::Closed),
             None => Ok(()),
         }
     }
@@ -175,7 +177,7 @@ impl Core {
         self.note_free(slot, &frees);
         #[cfg(feature = "sim")]
         if self.early_reuse {
-            frees.iter().for_each(|addr| self.alloc.release(*addr));
+            frees.iter().for_each(|addr| self.alloc.release_and_offer(*addr));
             self.frees_soon -= frees.len();
             return;
         }

@@ -1,5 +1,5 @@
 //! Helpers of the pool's tests.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod model;
 pub mod workload;

@@ -9,19 +9,25 @@ use super::link::{Link, LinkError};
 use ballast_rpc::Endpoint;
 
 /// The address book of a pool process.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Directory {
+    own: PoolId,
     links: Arc<Mutex<HashMap<PoolId, Arc<Link>>>>,
 }
 
 impl Directory {
+    /// An empty one, for the pool `own`.
+    pub fn new(own: PoolId) -> Self {
+        Self { own, links: Arc::default() }
+    }
+
     /// Replaces the table. Links whose address did not change keep their connection.
     pub fn set(&self, peers: impl IntoIterator<Item = (PoolId, Endpoint)>) {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let mut new = HashMap::new();
         for (pool, endpoint) in peers {
             let kept = links.remove(&pool).filter(|link| *link.endpoint() == endpoint);
-            new.insert(pool, kept.unwrap_or_else(|| Link::new(endpoint)));
+            new.insert(pool, kept.unwrap_or_else(|| Link::new(self.own, endpoint)));
         }
         *links = new;
     }

@@ -6,15 +6,15 @@
 //! question.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ballast_api::VolumeId;
 use ballast_api::replica::peer_request::Op;
 use ballast_api::replica::peer_response;
 use ballast_api::replica::replica_client::ReplicaClient;
 use ballast_api::replica::{PeerRequest, PeerResponse};
+use ballast_api::{PoolId, VolumeId};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -27,12 +27,15 @@ const QUEUE: usize = 32;
 /// A connection that is not up after this time is not coming up soon; openraft backs off and asks again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The metadata entry that names the sending pool, so that the receiver knows whose connection broke.
+pub const SENDER: &str = "ballast-pool-bin";
+
 /// Why a message got no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// Nobody told this process where the peer listens.
     #[error("the address of pool {0} is not known yet")]
-    Unknown(ballast_api::PoolId),
+    Unknown(PoolId),
     /// It cannot be reached.
     #[error("cannot connect to {endpoint}: {source}")]
     Connect {
@@ -103,18 +106,24 @@ impl Connection {
 
 /// The way to one peer. Connects when first used and again after each loss.
 pub struct Link {
+    /// Who we are, told to the peer.
+    own: PoolId,
     endpoint: Endpoint,
     next_stream: AtomicU64,
+    /// The last attempt to connect failed.
+    down: AtomicBool,
     connection: AsyncMutex<Option<Arc<Connection>>>,
     channel: AsyncMutex<Option<Channel>>,
 }
 
 impl Link {
-    /// A link to `endpoint`, not yet connected.
-    pub fn new(endpoint: Endpoint) -> Arc<Self> {
+    /// A link from pool `own` to `endpoint`, not yet connected.
+    pub fn new(own: PoolId, endpoint: Endpoint) -> Arc<Self> {
         Arc::new(Self {
+            own,
             endpoint,
             next_stream: AtomicU64::new(1),
+            down: AtomicBool::new(false),
             connection: AsyncMutex::new(None),
             channel: AsyncMutex::new(None),
         })
@@ -162,11 +171,18 @@ impl Link {
     }
 
     async fn connect(&self) -> Result<Channel, LinkError> {
-        let failed = |source| LinkError::Connect { endpoint: self.endpoint.to_string(), source };
-        match tokio::time::timeout(CONNECT_TIMEOUT, self.endpoint.connect()).await {
-            Ok(result) => result.map_err(failed),
-            Err(_) => Err(failed(EndpointError::TimedOut(CONNECT_TIMEOUT))),
+        let result = match tokio::time::timeout(CONNECT_TIMEOUT, self.endpoint.connect()).await {
+            Ok(result) => result,
+            Err(_) => Err(EndpointError::TimedOut(CONNECT_TIMEOUT)),
+        };
+        // All groups ask again and again; the log tells only of changes.
+        let was_down = self.down.swap(result.is_err(), Ordering::Relaxed);
+        match &result {
+            Err(error) if !was_down => tracing::warn!(endpoint = %self.endpoint, %error, "a peer cannot be reached"),
+            Ok(_) if was_down => tracing::info!(endpoint = %self.endpoint, "the peer can be reached again"),
+            _ => {}
         }
+        result.map_err(|source| LinkError::Connect { endpoint: self.endpoint.to_string(), source })
     }
 
     async fn connection(&self) -> Result<Arc<Connection>, LinkError> {
@@ -180,7 +196,9 @@ impl Link {
             .max_decoding_message_size(ballast_rpc::MAX_MESSAGE)
             .max_encoding_message_size(ballast_rpc::MAX_MESSAGE);
         let refused = |source| LinkError::Refused { endpoint: self.endpoint.to_string(), source: Box::new(source) };
-        let mut answers = client.peer(ReceiverStream::new(requests)).await.map_err(refused)?.into_inner();
+        let mut call = tonic::Request::new(ReceiverStream::new(requests));
+        call.metadata_mut().insert_bin(SENDER, tonic::metadata::MetadataValue::from_bytes(self.own.as_bytes()));
+        let mut answers = client.peer(call).await.map_err(refused)?.into_inner();
         let connection = Arc::new(Connection { out, routes: Mutex::new(Some(HashMap::new())) });
         let reader = connection.clone();
         let endpoint = self.endpoint.to_string();

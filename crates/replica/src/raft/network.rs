@@ -103,6 +103,8 @@ type AppendResult = Result<StreamAppendResult<Config>, RPCError<Config>>;
 /// Keeps [`IN_FLIGHT`] appends under way and yields their answers in order. Ends with the input, or at the first
 /// refusal or failure.
 struct Pipeline<S> {
+    /// The request that was there when the stream was opened.
+    first: Option<AppendEntriesRequest<Config>>,
     input: Option<S>,
     sender: Option<StreamSender>,
     receiver: StreamReceiver,
@@ -111,6 +113,11 @@ struct Pipeline<S> {
 
 impl<S: Stream<Item = AppendEntriesRequest<Config>> + Unpin + Send> Pipeline<S> {
     async fn next(&mut self) -> Option<AppendResult> {
+        if let Some(first) = self.first.take()
+            && let Err(error) = self.send(first).await
+        {
+            return Some(Err(error));
+        }
         loop {
             let room = self.in_flight < IN_FLIGHT;
             let answer = match (self.input.as_mut().filter(|_| room), self.in_flight > 0) {
@@ -128,11 +135,9 @@ impl<S: Stream<Item = AppendEntriesRequest<Config>> + Unpin + Send> Pipeline<S> 
             };
             match answer {
                 Ok(Some(request)) => {
-                    let sender = self.sender.as_mut()?;
-                    if let Err(error) = sender.send(append_to_wire(request)).await {
-                        return Some(Err(rpc_error(error)));
+                    if let Err(error) = self.send(request).await {
+                        return Some(Err(error));
                     }
-                    self.in_flight += 1;
                 }
                 Ok(None) => self.input = None,
                 Err(answer) => {
@@ -143,6 +148,13 @@ impl<S: Stream<Item = AppendEntriesRequest<Config>> + Unpin + Send> Pipeline<S> 
                 }
             }
         }
+    }
+
+    async fn send(&mut self, request: AppendEntriesRequest<Config>) -> Result<(), RPCError<Config>> {
+        let Some(sender) = self.sender.as_mut() else { return Ok(()) };
+        sender.send(append_to_wire(request)).await.map_err(rpc_error)?;
+        self.in_flight += 1;
+        Ok(())
     }
 
     fn stop(&mut self) {
@@ -167,9 +179,13 @@ impl NetStreamAppend<Config> for Client {
                 let answer = answer::decode_append(&bytes).map_err(bad_answer)?;
                 return Ok(stream::iter([Ok(answer)]).boxed());
             }
+            // openraft waits with its back-off inside the input, so a request must be taken before anything can fail:
+            // else it would try an unreachable peer again without any pause.
+            let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
             let link = self.link().map_err(rpc_error)?;
             let (sender, receiver) = link.open_stream(self.network.volume).await.map_err(rpc_error)?;
-            let pipeline = Pipeline { input: Some(input), sender: Some(sender), receiver, in_flight: 0 };
+            let (first, input, sender) = (Some(first), Some(input), Some(sender));
+            let pipeline = Pipeline { first, input, sender, receiver, in_flight: 0 };
             Ok(stream::unfold(pipeline, |mut pipeline| async move {
                 let answer = pipeline.next().await?;
                 if !matches!(answer, Ok(Ok(_))) {

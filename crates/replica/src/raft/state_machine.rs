@@ -82,7 +82,10 @@ pub struct StateMachine {
 
 impl StateMachine {
     /// Takes up where the pool's recovery ended: the state of the checkpoint plus the entries applied since.
-    pub fn open(replica: Replica) -> Result<Self, io::Error> {
+    ///
+    /// The result is handed back to the pool before anything else: the next checkpoint must hold it, because after
+    /// that one the entries it came from may be purged.
+    pub async fn open(replica: Replica) -> Result<Self, io::Error> {
         let (mark, blob) = replica.state_at_checkpoint();
         let mut version = Version { index: mark.map_or(0, |mark| mark.index), ..Version::default() };
         if let Some(blob) = blob {
@@ -108,6 +111,8 @@ impl StateMachine {
                     view.push(version.clone(), 0);
                 }
             }
+            let state = encode_state(&version.volume, &version.membership);
+            replica.apply(applied.index, &[], Some(state)).await.map_err(to_io)?;
         }
         Ok(Self { replica, view })
     }
@@ -186,7 +191,9 @@ impl RaftStateMachine<Config> for StateMachine {
             if let Some(responder) = responder {
                 batch.answers.push((responder, outcome));
             }
-            if batch.entries.is_multiple_of(APPLY_BATCH) {
+            // A change of state ends its batch: the pool may checkpoint in the middle of one, and everything before the
+            // last entry must then fit the state it was given before.
+            if batch.changed || batch.entries.is_multiple_of(APPLY_BATCH) {
                 self.apply_batch(&mut batch).await?;
             }
         }

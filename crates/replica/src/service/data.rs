@@ -3,10 +3,10 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use ballast_api::VolumeId;
 use ballast_api::replica::replica_server::Replica as ReplicaService;
 use ballast_api::replica::snapshot_chunk::Part;
 use ballast_api::replica::{PeerRequest, PeerResponse, SnapshotChunk, SnapshotResult, VolumeRequest, VolumeResponse};
+use ballast_api::{PoolId, VolumeId};
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::session;
 use crate::members::Members;
+use crate::peer::link::SENDER;
 use crate::peer::{self, answer};
 use crate::snapshot;
 
@@ -47,7 +48,15 @@ impl ReplicaService for DataService {
 
     async fn peer(&self, request: Request<Streaming<PeerRequest>>) -> Result<Response<Self::PeerStream>, Status> {
         let (out, answers) = mpsc::channel(QUEUE);
-        tokio::spawn(peer::server::serve(self.members.clone(), request.into_inner(), out));
+        let sender = request.metadata().get_bin(SENDER).and_then(|value| value.to_bytes().ok());
+        let sender = sender.and_then(|bytes| PoolId::from_slice(&bytes).ok());
+        let (members, requests) = (self.members.clone(), request.into_inner());
+        tokio::spawn(async move {
+            peer::server::serve(members.clone(), requests, out).await;
+            if let Some(sender) = sender {
+                peer::departure::follow_up(&members, sender).await;
+            }
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 

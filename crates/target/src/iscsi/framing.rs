@@ -255,6 +255,27 @@ mod tests {
     }
 
     #[test]
+    fn additional_header_segments_are_kept_and_covered_by_the_header_digest() {
+        let mut bytes = vec![0; BHS_LEN];
+        (bytes[4], bytes[7]) = (2, 3);
+        bytes.extend(*b"8 bytes!");
+        bytes.extend(crc32c(&bytes));
+        bytes.extend(*b"abc\0");
+        for wrong in [false, true] {
+            let mut d = Deframer::new(100);
+            d.set_full_feature(Digests { header: true, data: false }, 100);
+            bytes[50] ^= u8::from(wrong);
+            let got = feed(&mut d, &bytes, 7);
+            if wrong {
+                assert_eq!(got, Err(FrameError::HeaderDigest));
+            } else {
+                let pdus = got.unwrap();
+                assert_eq!((&pdus[0].ahs[..], &pdus[0].data[..]), (&b"8 bytes!"[..], &b"abc"[..]));
+            }
+        }
+    }
+
+    #[test]
     fn digest_errors_are_told_apart() {
         let digests = Digests { header: true, data: true };
         let mut bytes = wire(&[(opcode::NOP_OUT, vec![1, 2, 3])], digests);

@@ -52,12 +52,15 @@ pub struct Completion {
     pub sense: Option<Sense>,
     /// Data for the initiator; empty unless GOOD.
     pub data: Bytes,
+    /// The device belongs to another target now: the session ends and the command is not answered. The initiator
+    /// reconnects to the new target and sends it again; an answer, whatever it says, could fail a file system.
+    pub fenced: bool,
 }
 
 impl Completion {
     /// GOOD without data.
     pub fn good() -> Self {
-        Self { status: Status::Good, sense: None, data: Bytes::new() }
+        Self { status: Status::Good, sense: None, data: Bytes::new(), fenced: false }
     }
 
     /// GOOD with data.
@@ -73,12 +76,12 @@ impl Completion {
 
     /// CHECK CONDITION.
     pub fn check(sense: Sense) -> Self {
-        Self { status: Status::CheckCondition, sense: Some(sense), data: Bytes::new() }
+        Self { status: Status::CheckCondition, sense: Some(sense), ..Self::good() }
     }
 
     /// BUSY.
     pub fn busy() -> Self {
-        Self { status: Status::Busy, sense: None, data: Bytes::new() }
+        Self { status: Status::Busy, ..Self::good() }
     }
 }
 

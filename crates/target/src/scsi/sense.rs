@@ -168,13 +168,17 @@ impl Sense {
 }
 
 /// How a device error looks to an initiator. The choice decides what the initiator does next:
-/// BUSY is retried by every block layer until its own time limit; NOT READY 04h/0Ch makes multipath take another
-/// path and everything else fail fast; DATA PROTECT 27h/07h is ENOSPC; MEDIUM ERROR is never retried blindly.
+/// BUSY is retried by every block layer until its own time limit; a fenced device ends the session, so that the
+/// initiator comes back through the new target (the sense is for the log); DATA PROTECT 27h/07h is ENOSPC; MEDIUM
+/// ERROR is never retried blindly.
 pub fn device_error(error: &DeviceError) -> Completion {
     let sense = match error {
         DeviceError::Unavailable(_) => return Completion::busy(),
+        DeviceError::Fenced => {
+            let sense = Sense::new(SenseKey::NotReady, code::PORT_UNAVAILABLE); // SPC-4 section 5.15.2.4.5
+            return Completion { fenced: true, ..Completion::check(sense) };
+        }
         DeviceError::NoSpace => Sense::new(SenseKey::DataProtect, code::NO_SPACE), // SBC-3 section 4.7.3.6
-        DeviceError::Fenced => Sense::new(SenseKey::NotReady, code::PORT_UNAVAILABLE), // SPC-4 section 5.15.2.4.5
         DeviceError::Corrupt { lba512 } => Sense::new(SenseKey::MediumError, code::UNRECOVERED_READ).at(*lba512),
         DeviceError::OutOfRange => Sense::illegal(code::OUT_OF_RANGE),
         DeviceError::Internal(_) => Sense::new(SenseKey::HardwareError, code::INTERNAL),

@@ -128,6 +128,10 @@ impl<D: BlockDevice> Engine<D> {
             while let Poll::Ready(Some((itt, completion))) = running.poll_next_unpin(cx) {
                 self.session.on_completion(itt, completion);
             }
+            if self.session.is_fenced() && self.ending.is_none() {
+                self.session.announce(AsyncEvent::DropSession(RECONNECT_AFTER));
+                self.end(Ended::Told("another target has taken over the volume"));
+            }
             self.queue_output(); // counts for the memory that the next commands may take
             let mut started = false;
             while self.ending.is_none()

@@ -1,5 +1,5 @@
 //! A small initiator and a device that can be held, for tests over loopback TCP.
-// Each test file uses its part; helpers of tests may unwrap.
+// Each test file uses its part; in tests an unwrap is an assertion.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::net::SocketAddr;

@@ -120,6 +120,7 @@ pub struct Session {
     out: VecDeque<OutPdu>,
     events: VecDeque<Event>,
     closing: bool,
+    fenced: bool,
 }
 
 impl Session {
@@ -145,6 +146,7 @@ impl Session {
             out: VecDeque::new(),
             events: VecDeque::new(),
             closing: false,
+            fenced: false,
         }
     }
 
@@ -208,6 +210,8 @@ impl Session {
         self.reading = self.reading.saturating_sub(task.command.data_in());
         if task.is_doomed() {
             self.settle_barriers(Some(itt));
+        } else if completion.fenced {
+            self.fenced = true;
         } else {
             self.respond(itt, &task, completion);
         }
@@ -227,6 +231,11 @@ impl Session {
     /// Logout is done: send what is queued, then close.
     pub fn is_closing(&self) -> bool {
         self.closing
+    }
+
+    /// The device belongs to another target: drop the session. Commands that met that stay unanswered.
+    pub fn is_fenced(&self) -> bool {
+        self.fenced
     }
 
     /// Commands in progress, aborted ones included.
