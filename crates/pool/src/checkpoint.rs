@@ -100,6 +100,7 @@ impl ReplicaState {
         changes.push(Change::Put(replica_key(slot), record.encode()));
         self.dirty = false;
         self.records_since_checkpoint = 0;
+        self.blocks_since_checkpoint = 0;
     }
 }
 

@@ -219,6 +219,9 @@ impl std::fmt::Debug for Pool {
     }
 }
 
+/// Writes admitted and not yet in a log: one target's queue of 256 requests of 1 MiB. In a small pool 1/32 of it.
+const ADMISSION_BLOCKS: u64 = 65536;
+
 impl Pool {
     /// Makes a pool. Refuses devices that carry data; missing files are made, sparse.
     pub fn create(config: &PoolConfig) -> Result<PoolId, PoolError> {
@@ -355,11 +358,14 @@ impl Pool {
         volumes
     }
 
-    /// Whether `blocks` new blocks can be taken, beyond the reserve.
+    /// Admission of new writes: an error when there is no room for them. It says no earlier than [`Replica::append`]
+    /// does, by what may be under way between the two (256 MiB, 1/32 of a small pool), so that an admitted write does not meet a
+    /// full pool in the log.
     pub fn check_room(&self, blocks: u64) -> Result<(), PoolError> {
         let core = self.shared().core();
         core.check()?;
-        core.room(blocks).map(|_| ())
+        let under_way = if blocks == 0 { 0 } else { ADMISSION_BLOCKS.min(core.alloc.capacity() / 32) };
+        core.room(blocks + under_way).map(|_| ())
     }
 
     /// A manual pool: writes one batch, lazy records included; `false` when there was nothing to write.

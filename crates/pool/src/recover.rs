@@ -305,6 +305,7 @@ fn load_replica(meta: &dyn MetaStore, core: &mut Core, slot: u32, record: Replic
         rs.unstored_from = rs.purged.map_or(0, |mark| mark.index + 1);
     }
     rs.records_since_checkpoint = 0;
+    rs.blocks_since_checkpoint = 0;
     rs.dirty = false;
     rs.durable = rs.last().map(|mark| mark.index);
     rs.publish_checkpoint();

@@ -10,6 +10,7 @@ use crate::error::{PoolError, Result};
 use crate::format::batch::{Record, StoredOp};
 use crate::install::Installer;
 use crate::pool::Pool;
+use crate::state::Room;
 use crate::state::replica::ReplicaState;
 use crate::types::{
     BlockData, ExportChunk, LogMark, LogOp, LogRecord, LogState, MAX_HARD_STATE_BYTES, MAX_HEADER_BYTES,
@@ -128,6 +129,12 @@ impl Replica {
         Ok(())
     }
 
+    /// Whether [`Replica::append`] of that many blocks would return at once. Otherwise it waits, on the calling thread,
+    /// until space is prepared or freed.
+    pub fn has_room_now(&self, blocks: u64) -> bool {
+        !matches!(self.pool.shared().core().room(blocks), Ok(Room::Wait { .. }))
+    }
+
     /// The bounds of the log.
     pub fn log_state(&self) -> LogState {
         self.look(|rs| LogState {
@@ -147,6 +154,22 @@ impl Replica {
                 result => return result.map_err(|e| self.unknown(e)),
             }
         }
+    }
+
+    /// The first index to keep so that what is kept up to `upto` has at most that many entries and blocks of payload.
+    pub fn first_of_tail(&self, upto: u64, entries: u64, blocks: u64) -> u64 {
+        self.look(|rs| {
+            let (mut first, mut held) = (upto + 1, 0);
+            while let Some(entry) = first.checked_sub(1).and_then(|index| rs.entry(index)) {
+                held += entry.blocks();
+                if held > blocks || upto + 1 - first >= entries {
+                    break;
+                }
+                first -= 1;
+            }
+            first
+        })
+        .unwrap_or(upto + 1)
     }
 
     /// The entries of a range that do nothing to the map, without any I/O: what a state machine of the caller's own has

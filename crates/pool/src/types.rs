@@ -60,6 +60,9 @@ pub struct OpenOptions {
     pub tail_memory: u64,
     /// Log records of one replica after which a checkpoint starts.
     pub checkpoint_records: u64,
+    /// Blocks written by one replica after which a checkpoint starts (in a small pool 1/16 of it): until then the log
+    /// keeps what was overwritten.
+    pub checkpoint_blocks: u64,
     /// A checkpoint starts this long after the first change when none came earlier.
     pub checkpoint_after: std::time::Duration,
     /// No threads: every step runs on the calling thread, in an order that the caller's calls determine.
@@ -74,6 +77,7 @@ impl Default for OpenOptions {
             map_memory: 64 << 20,
             tail_memory: 4 << 20,
             checkpoint_records: 32768,
+            checkpoint_blocks: 131_072,
             checkpoint_after: std::time::Duration::from_secs(30),
             manual: false,
         }

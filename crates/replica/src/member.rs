@@ -13,6 +13,7 @@ use openraft::{Instant, ServerState};
 use serde::{Deserialize, Serialize};
 
 use crate::peer::directory::Directory;
+use crate::raft::codec::log_id_of;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
 use crate::raft::settings;
@@ -24,8 +25,8 @@ use crate::snapshot::SendGuard;
 /// the lease (no other leader can exist before that ends) by enough for a clock that runs a little fast.
 const READ_LEASE: Duration = Duration::from_millis(settings::ELECTION_MAX_MS * 3 / 4);
 
-/// Pause before the housekeeping follows a replica whose contents were replaced.
-const RESUBSCRIBE: Duration = Duration::from_secs(1);
+/// Taking note of a checkpoint is a message to the Raft core and back.
+const SNAPSHOT_WAIT: Duration = Duration::from_secs(5);
 
 /// What the pool keeps about a replica for us.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,22 +172,30 @@ impl Member {
     }
 }
 
-/// After each checkpoint of the pool: tell openraft, which then drops the log that the checkpoint covers.
+/// After each checkpoint of the pool: tell openraft, then let it drop the log that the checkpoint covers, except for a
+/// tail that serves replicas which were away for a moment.
 async fn keep_house(volume: VolumeId, store: Replica, raft: Raft, sending: SendGuard) {
+    let mut checkpoints = store.checkpointed();
+    let mut snapshots = raft.watch_snapshot_progress();
     loop {
-        let mut checkpoints = store.checkpointed();
-        while checkpoints.changed().await.is_ok() {
-            // While a snapshot is on its way its receiver will need the log from there on.
-            if sending.is_sending() {
-                continue;
-            }
-            if let Err(error) = raft.trigger().snapshot().await {
-                tracing::warn!(%volume, %error, "the Raft member has stopped");
-                return;
-            }
+        let covered = match checkpoints.changed().await {
+            Ok(()) => *checkpoints.borrow_and_update(),
+            // The replica was deleted; this task is about to be ended.
+            Err(_) => return,
+        };
+        // While a snapshot is on its way its receiver will need the log from there on.
+        let Some(covered) = covered.filter(|_| !sending.is_sending()) else { continue };
+        let stopped = |error: String| tracing::warn!(%volume, error, "the Raft member has stopped");
+        if let Err(error) = raft.trigger().snapshot().await {
+            return stopped(error.to_string());
         }
-        // An installed snapshot replaced the replica's contents and this channel with them.
-        tokio::time::sleep(RESUBSCRIBE).await;
+        let keep = store.first_of_tail(covered.index, settings::KEEP_ENTRIES, settings::KEEP_BLOCKS);
+        let Some(purge) = keep.checked_sub(1) else { continue };
+        // openraft only purges what its snapshot covers, so the snapshot must have been taken note of.
+        _ = tokio::time::timeout(SNAPSHOT_WAIT, snapshots.wait_until_ge(&Some(log_id_of(&covered)))).await;
+        if let Err(error) = raft.trigger().purge_log(purge).await {
+            return stopped(error.to_string());
+        }
     }
 }
 

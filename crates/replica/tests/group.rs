@@ -1,5 +1,6 @@
 //! A volume's group over real pools and real connections: what was answered is there, whoever stops.
-#![allow(missing_docs)]
+// Code of tests: a failed unwrap is a failed test.
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;
 

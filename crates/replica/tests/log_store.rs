@@ -1,5 +1,6 @@
 //! The rules that openraft's log store must keep (`src/raft/log_store.rs`), each shown on a real pool.
-#![allow(missing_docs)]
+// Code of tests: a failed unwrap is a failed test.
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;
 
@@ -35,6 +36,12 @@ fn write(term: u64, index: u64, payload: Bytes) -> Entry {
     let crcs = Arc::new([crc32fast::hash(&payload)]);
     let command = Command::Write { epoch: Epoch(1), lba: Lba(index % 64), crcs, payload };
     Entry::new(id(term, index), EntryPayload::Normal(command))
+}
+
+fn write_at(index: u64, lba: Lba) -> Entry {
+    let payload = block(lba.0, index);
+    let crcs = Arc::new([crc32fast::hash(&payload)]);
+    Entry::new(id(1, index), EntryPayload::Normal(Command::Write { epoch: Epoch(2), lba, crcs, payload }))
 }
 
 fn open(index: u64) -> Entry {
@@ -232,19 +239,22 @@ async fn a_state_change_survives_the_purge_of_its_entry() {
 async fn a_state_put_together_by_recovery_is_in_the_next_checkpoint() {
     let (bench, pool, replica) = Bench::new().await;
     let mut log = LogStore::new(replica.clone());
-    append(&mut log, vec![open(1), open(2)]).await;
-    replica.apply(2, &[], None).await.unwrap();
-    append(&mut log, vec![write(1, 3, block(3, 1))]).await;
+    // An overwrite, so that the next batch tells how far the log was applied.
+    append(&mut log, vec![open(1), open(2), write(1, 3, block(0, 1)), write(1, 4, block(0, 2))]).await;
+    append(&mut log, vec![write_at(5, Lba(3))]).await;
+    replica.apply(5, &[], None).await.unwrap();
+    append(&mut log, vec![write(1, 6, block(6, 1))]).await;
     drop((log, replica, pool));
 
     let pool = bench.open();
     let replica = pool.replica(bench.volume).unwrap();
+    assert_eq!(replica.applied().map(|mark| mark.index), Some(5));
     assert_eq!(StateMachine::open(replica.clone()).await.unwrap().view().epoch(), Epoch(2));
-    replica.apply(3, &[], None).await.unwrap();
+    replica.apply(6, &[], None).await.unwrap();
     replica.checkpoint().await.unwrap();
     let mut log = LogStore::new(replica.clone());
-    log.purge(id(1, 3)).await.unwrap();
-    append(&mut log, vec![write(1, 4, block(4, 1))]).await;
+    log.purge(id(1, 6)).await.unwrap();
+    append(&mut log, vec![write(1, 7, block(7, 1))]).await;
     drop((log, replica, pool));
 
     let pool = bench.open();

@@ -274,7 +274,8 @@ impl Core {
         }
         rs.trim_tail(limit);
         rs.wake();
-        if rs.records_since_checkpoint >= self.options.checkpoint_records {
+        let blocks = self.options.checkpoint_blocks.min(self.alloc.capacity() / 16);
+        if rs.records_since_checkpoint >= self.options.checkpoint_records || rs.blocks_since_checkpoint >= blocks {
             self.checkpoint.requested = true;
         }
     }

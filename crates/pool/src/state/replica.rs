@@ -122,6 +122,7 @@ pub(crate) struct ReplicaState {
     /// Something changed that the next checkpoint must write.
     pub(crate) dirty: bool,
     pub(crate) records_since_checkpoint: u64,
+    pub(crate) blocks_since_checkpoint: u64,
     pub(crate) tail_bytes: usize,
     /// Entries before this index keep no payload in memory.
     pub(crate) tail_from: u64,
@@ -165,6 +166,7 @@ impl ReplicaState {
             unstored_from: 0,
             dirty: true,
             records_since_checkpoint: 0,
+            blocks_since_checkpoint: 0,
             tail_bytes: 0,
             tail_from: 0,
             waiters: Vec::new(),
@@ -222,6 +224,7 @@ impl ReplicaState {
         self.log_only += entry.blocks();
         self.tail_bytes += entry.payload.as_ref().map_or(0, Bytes::len);
         self.records_since_checkpoint += 1;
+        self.blocks_since_checkpoint += entry.blocks();
         self.dirty = true;
         self.log.push_back(entry);
     }

@@ -13,7 +13,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 
-use ballast_pool::{PoolError, Replica};
+use ballast_pool::{LogOp, LogRecord, PoolError, Replica};
 use futures_util::stream::{self, Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -154,9 +154,15 @@ impl RaftLogStorage<Config> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let records = entries.into_iter().map(record_of).collect();
+        let records: Vec<LogRecord> = entries.into_iter().map(record_of).collect();
         let done = Box::new(move |result: Result<(), PoolError>| callback.io_completed(result.map_err(to_io)));
-        self.replica.append(records, done).map_err(to_io)
+        if self.replica.has_room_now(records.iter().map(blocks_of).sum()) {
+            return self.replica.append(records, done).map_err(to_io);
+        }
+        // The pool has to prepare or free space first. Other groups and their heartbeats need this thread meanwhile.
+        let replica = self.replica.clone();
+        let append = tokio::task::spawn_blocking(move || replica.append(records, done));
+        append.await.map_err(io::Error::other)?.map_err(to_io)
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
@@ -165,6 +171,13 @@ impl RaftLogStorage<Config> for LogStore {
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
         self.replica.purge(mark_of(&upto)).map_err(to_io)
+    }
+}
+
+fn blocks_of(record: &LogRecord) -> u64 {
+    match &record.op {
+        LogOp::Write { crcs, .. } => crcs.len() as u64,
+        LogOp::None | LogOp::Unmap { .. } => 0,
     }
 }
 

@@ -17,8 +17,12 @@ pub const ELECTION_MIN_MS: u64 = 900;
 pub const ELECTION_MAX_MS: u64 = 1200;
 
 /// Entries kept in the log after a checkpoint covers them, so that a replica that was away for a moment catches up
-/// from the log. They pin their blocks: at 4 KiB a write, 32 MiB of the pool for each busy volume.
+/// from the log instead of by a snapshot.
 pub const KEEP_ENTRIES: u64 = 8192;
+
+/// Blocks that those entries may hold: they stay in the pool although the volume may not need them any more.
+/// 128 MiB for each busy volume.
+pub const KEEP_BLOCKS: u64 = 32768;
 
 /// The configuration of every group.
 pub fn config() -> Arc<Config> {
@@ -31,8 +35,8 @@ pub fn config() -> Arc<Config> {
         max_payload_entries: 1024,
         // A snapshot is tied to the pool's checkpoints (member.rs), never to a count.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: KEEP_ENTRIES,
-        purge_batch_size: 1024,
+        // Purging is by entries *and* bytes, which openraft's own policy cannot say: member.rs asks for it.
+        max_in_snapshot_log_to_keep: u64::MAX,
         // A follower is served from the log for as long as the log has what it needs.
         replication_lag_threshold: u64::MAX / 2,
         install_snapshot_timeout: 3_600_000,

@@ -157,7 +157,11 @@ fn check_write(member: &Member, write: wire::Write) -> Result<Command, (Code, St
         }
     }
     member.check_room(blocks).map_err(|error| match error {
-        PoolError::NoSpace { .. } => (Code::NoSpace, error.to_string()),
+        PoolError::NoSpace { .. } => {
+            // What only the log still holds comes back with the next checkpoint.
+            member.store().request_checkpoint();
+            (Code::NoSpace, error.to_string())
+        }
         other => (Code::Unavailable, other.to_string()),
     })?;
     Ok(Command::Write {

@@ -1,5 +1,6 @@
 //! Three pools on sparse files, each with its server, in one process; and a plain client of a volume.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+// Code of tests: a failed unwrap is a failed test.
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //!
 //! * [`opcodes`]: the one table of commands; it decodes CDBs and answers REPORT SUPPORTED OPERATION CODES.
 //! * [`nexus`]: what stands between an initiator and a logical unit: LUN, unit attentions, limits, write protection.
-//! * [`execute`]: runs an admitted command on a [`crate::BlockDevice`]; the only asynchronous part.
+//! * [`mod@execute`]: runs an admitted command on a [`crate::BlockDevice`]; the only asynchronous part.
 //! * the rest builds parameter data: pure functions of identity and geometry to bytes.
 //!
 //! One logical unit, LUN 0: thin provisioned, 512-byte logical blocks in 4 KiB physical ones, no volatile cache.
