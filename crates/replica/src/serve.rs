@@ -17,8 +17,9 @@ use crate::service::data::DataService;
 /// until the process makes way for a restart.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Open streams are cut after this when the process stops.
-const GRACE: Duration = Duration::from_secs(2);
+/// Calls under way may finish in this time when the process stops. Streams of targets and peers never end by themselves
+/// and are cut then; they go on elsewhere the sooner.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// What a pool process needs.
 pub struct ServeOptions<F> {

@@ -18,6 +18,9 @@ use crate::server::{ServerConfig, ServerError, TargetServer};
 /// I/O waits this long for a leader before it fails with a retryable error; Linux' initiator gives up after 120 s.
 const IO_WAIT: Duration = Duration::from_secs(100);
 
+/// Commands in flight are waited for this long when the process stops.
+const DRAIN: Duration = Duration::from_secs(10);
+
 /// Open control streams are cut after this when the process stops.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -48,7 +51,8 @@ pub enum ServeTargetError {
 /// Serves until `shutdown`; then sessions are asked to log out and what is in flight is finished.
 pub async fn serve_target<F: Future<Output = ()>>(options: TargetOptions<F>) -> Result<(), ServeTargetError> {
     let TargetOptions { portal, control, shutdown } = options;
-    let config = ServerConfig::new(vec![portal]);
+    // Below the time that the supervisor gives a process to stop.
+    let config = ServerConfig { drain_timeout: DRAIN, ..ServerConfig::new(vec![portal]) };
     let (server, running) = TargetServer::bind(config).await?;
     let target = TargetId::random();
     tracing::info!(%portal, %control, %target, "target is serving");
