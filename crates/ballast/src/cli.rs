@@ -211,7 +211,7 @@ pub(crate) struct PoolServeArgs {
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) listen: String,
     /// Threads of the runtime
-    #[arg(long, hide = true, env = "BALLAST_WORKER_THREADS", default_value_t = 2)]
+    #[arg(long, hide = true, env = "BALLAST_WORKER_THREADS", default_value_t = runtime_threads())]
     pub(crate) worker_threads: usize,
 }
 
@@ -224,8 +224,14 @@ pub(crate) struct TargetServeArgs {
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) control: String,
     /// Threads of the runtime
-    #[arg(long, hide = true, env = "BALLAST_WORKER_THREADS", default_value_t = 2)]
+    #[arg(long, hide = true, env = "BALLAST_WORKER_THREADS", default_value_t = runtime_threads())]
     pub(crate) worker_threads: usize,
+}
+
+/// Half the processors, at most four: a process's work is mostly hand-offs between its own tasks, which are cheapest on
+/// one thread (docs/write-cost.md), and a machine runs several of these processes.
+fn runtime_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).clamp(1, 4))
 }
 
 #[cfg(test)]
