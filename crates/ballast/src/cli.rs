@@ -106,6 +106,8 @@ pub(crate) struct UpArgs {
     /// Where the iSCSI target listens
     #[arg(long, default_value = "127.0.0.1:3260", value_name = "ADDRESS:PORT")]
     pub(crate) portal: SocketAddr,
+    #[command(flatten)]
+    pub(crate) busy_poll: BusyPollArg,
 }
 
 /// `NAME=SIZE`
@@ -210,9 +212,8 @@ pub(crate) struct PoolServeArgs {
     /// Where to listen: unix:PATH or ADDRESS:PORT
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) listen: String,
-    /// Threads of the runtime
-    #[arg(long, hide = true, env = "BALLAST_WORKER_THREADS", default_value_t = runtime_threads())]
-    pub(crate) worker_threads: usize,
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArgs,
 }
 
 #[derive(Debug, Args)]
@@ -223,15 +224,34 @@ pub(crate) struct TargetServeArgs {
     /// Where to listen for control: unix:PATH
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) control: String,
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArgs,
+}
+
+/// How a process that carries data uses its processors.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct RuntimeArgs {
     /// Threads of the runtime
     #[arg(long, hide = true, env = "BALLAST_WORKER_THREADS", default_value_t = runtime_threads())]
     pub(crate) worker_threads: usize,
+    #[command(flatten)]
+    pub(crate) busy_poll: BusyPollArg,
 }
 
-/// Half the processors, at most four: a process's work is mostly hand-offs between its own tasks, which are cheapest on
-/// one thread (docs/write-cost.md), and a machine runs several of these processes.
+/// The latency or the processor.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct BusyPollArg {
+    /// Microseconds that a process which carries data stays awake for its next message while messages come that fast; 0
+    /// lets it sleep, which saves processor time and makes single commands slower
+    #[arg(long = "busy-poll", env = "BALLAST_BUSY_POLL", value_name = "MICROSECONDS", default_value_t = 200,
+        value_parser = clap::value_parser!(u64).range(..=10_000))]
+    pub(crate) microseconds: u64,
+}
+
+/// A quarter of the processors, at most four: a process's work is mostly hand-offs between its own tasks, which are
+/// cheapest on one thread, and staying awake for the next message works best there (docs/write-cost.md).
 fn runtime_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).clamp(1, 4))
+    std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 4).clamp(1, 4))
 }
 
 #[cfg(test)]

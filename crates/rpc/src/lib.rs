@@ -3,6 +3,7 @@
 //! Pools, targets and the supervisor speak to each other through these: unix sockets when all run on one machine,
 //! TCP otherwise. The settings fit streams of block payloads.
 
+pub mod busy_poll;
 mod endpoint;
 mod listen;
 

@@ -11,8 +11,9 @@ mod volume;
 
 use std::ffi::OsString;
 use std::future::Future;
+use std::time::Duration;
 
-use crate::cli::{Cli, Command, PoolCommand, TargetCommand, VolumeCommand};
+use crate::cli::{Cli, Command, PoolCommand, RuntimeArgs, TargetCommand, VolumeCommand};
 use crate::logging::{self, LogFormat};
 
 /// Runs the command.
@@ -25,29 +26,34 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         _ => "warn",
     };
     logging::start(cli.log_level.as_deref(), cli.log_format, default)?;
-    let children = child_log_args(&cli);
+    let children = child_args(&cli);
     match cli.command {
         Command::Up(args) => small_runtime(up::run(args, children)),
         Command::Status(args) => small_runtime(read::status(args)),
         Command::Pool(PoolCommand::List(args)) => small_runtime(read::pool_list(args)),
         Command::Pool(PoolCommand::Create(args)) => pool_create::run(&args),
         Command::Pool(PoolCommand::Inspect(args)) => pool_inspect::run(&args),
-        Command::Pool(PoolCommand::Serve(args)) => big_runtime(args.worker_threads, pool_serve::run(args)),
+        Command::Pool(PoolCommand::Serve(args)) => big_runtime(args.runtime, pool_serve::run(args)),
         Command::Volume(VolumeCommand::Create(args)) => small_runtime(volume::create(args)),
         Command::Volume(VolumeCommand::List(args)) => small_runtime(read::volume_list(args)),
         Command::Volume(VolumeCommand::Delete(args)) => small_runtime(volume::delete(args)),
-        Command::Target(TargetCommand::Serve(args)) => big_runtime(args.worker_threads, target_serve::run(args)),
+        Command::Target(TargetCommand::Serve(args)) => big_runtime(args.runtime, target_serve::run(args)),
     }
 }
 
-/// What was said about the log on the command line holds for the children too; the environment they inherit.
-fn child_log_args(cli: &Cli) -> Vec<OsString> {
+/// What was said on the command line about the log and the processor holds for the children too; the environment they
+/// inherit.
+fn child_args(cli: &Cli) -> Vec<OsString> {
     let level = cli.log_level.iter().flat_map(|level| ["--log-level".into(), level.into()]);
     let format = match cli.log_format {
         LogFormat::Text => None,
         LogFormat::Json => Some(["--log-format".into(), "json".into()]),
     };
-    level.chain(format.into_iter().flatten()).collect()
+    let busy_poll = match &cli.command {
+        Command::Up(up) => Some(["--busy-poll".into(), up.busy_poll.microseconds.to_string().into()]),
+        _ => None,
+    };
+    level.chain(format.into_iter().flatten()).chain(busy_poll.into_iter().flatten()).collect()
 }
 
 /// For commands and the supervisor: everything on the main thread. The kernel's "parent died" signal to children goes
@@ -57,8 +63,13 @@ fn small_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Resu
 }
 
 /// For the processes that carry data.
-fn big_runtime(threads: usize, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(threads.max(1)).enable_all().build()?.block_on(work)
+fn big_runtime(args: RuntimeArgs, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let threads = args.worker_threads.max(1);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    runtime.block_on(async {
+        ballast_rpc::busy_poll::start(Duration::from_micros(args.busy_poll.microseconds));
+        work.await
+    })
 }
 
 /// The signals that ask this process to stop.

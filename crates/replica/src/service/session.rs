@@ -11,6 +11,7 @@ use ballast_api::replica::volume_response::Result as Answer;
 use ballast_api::replica::{self as wire, Done, Failure, Opened, ReadData, VolumeRequest, VolumeResponse};
 use ballast_api::{BLOCK_SIZE, BlockCount, Epoch, Lba, TargetId, VolumeId};
 use ballast_pool::PoolError;
+use ballast_rpc::busy_poll::{self, Next};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -55,6 +56,7 @@ pub(super) async fn serve<S>(
     loop {
         tokio::select! {
             Some(response) = pending.next() => {
+                busy_poll::message(if pending.is_empty() { Next::Request } else { Next::Answer });
                 if out.send(Ok(response)).await.is_err() {
                     return;
                 }
@@ -87,6 +89,7 @@ fn begin(members: &Members, first: VolumeRequest) -> Result<(Arc<Member>, u64, C
 }
 
 async fn accept(member: &Arc<Member>, request: VolumeRequest) -> Pending {
+    busy_poll::message(Next::Answer);
     let id = request.id;
     match request.op {
         Some(Op::Write(write)) => match check_write(member, write) {

@@ -9,6 +9,7 @@ use ballast_api::PoolId;
 use ballast_api::replica::replica_client::ReplicaClient;
 use ballast_api::replica::{VolumeRequest, VolumeResponse};
 use ballast_rpc::Endpoint;
+use ballast_rpc::busy_poll::{self, Next};
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -55,12 +56,16 @@ pub(super) async fn run(
         for action in actions.drain(..) {
             match action {
                 Action::Send(request) => {
+                    busy_poll::message(Next::Answer);
                     // The channel is bounded by the unanswered operations. If the stream is gone its reader says so.
                     if let Some(stream) = &stream {
                         _ = stream.out.send(request);
                     }
                 }
-                Action::Complete(ticket, result) => _ = ticket.send(result),
+                Action::Complete(ticket, result) => {
+                    busy_poll::message(if core.is_busy() { Next::Answer } else { Next::Request });
+                    _ = ticket.send(result);
+                }
                 Action::Connect { pool, pause } => {
                     stream = None;
                     connecting = Some(Box::pin(connect(replicas.get(&pool).cloned(), pool, pause)));
