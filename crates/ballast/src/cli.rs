@@ -243,7 +243,7 @@ pub(crate) struct RuntimeArgs {
 pub(crate) struct BusyPollArg {
     /// Microseconds that a process which carries data stays awake for its next message while messages come that fast; 0
     /// lets it sleep, which saves processor time and makes single commands slower
-    #[arg(long = "busy-poll", env = "BALLAST_BUSY_POLL", value_name = "MICROSECONDS", default_value_t = 200,
+    #[arg(long = "busy-poll", env = "BALLAST_BUSY_POLL", value_name = "MICROSECONDS", default_value_t = 300,
         value_parser = clap::value_parser!(u64).range(..=10_000))]
     pub(crate) microseconds: u64,
 }

@@ -17,6 +17,7 @@ use crate::format::{BLOCK, split_block};
 use crate::io::Purpose;
 use crate::map::{damaged, stored_leaves};
 use crate::pool::{Pool, Shared};
+use crate::state::Core;
 use crate::state::replica::{Kind, ReplicaState};
 use crate::types::{LogMark, MAX_RECORD_BLOCKS};
 
@@ -127,7 +128,7 @@ impl Shared {
     /// Writes blocks and maps them in a shadow.
     fn install_run(&self, slot: u32, lba: u64, births: &[u64], crcs: &[u32], payload: &[u8]) -> Result<()> {
         let extents = {
-            let mut core = self.make_room(crcs.len() as u64)?;
+            let mut core = self.make_room(crcs.len() as u64, Core::room_beside_admitted)?;
             let prefer = core.journal.next_device();
             core.unflushed_install = true;
             let got = core.alloc.allocate(crcs.len() as u64, prefer);

@@ -34,7 +34,7 @@ pub use error::PoolError;
 pub use inspect::{DeviceReport, InspectReport, ReplicaReport, inspect, inspect_on};
 pub use install::Installer;
 pub use io::Device;
-pub use pool::Pool;
+pub use pool::{Admission, Pool};
 pub use replica::Replica;
 pub use types::{
     BlockData, DeviceConfig, DeviceStats, ExportChunk, IoBackend, LogMark, LogOp, LogRecord, LogState,

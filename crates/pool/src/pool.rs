@@ -123,11 +123,11 @@ impl Shared {
     }
 
     /// Waits for room for `blocks` new blocks; returns with the lock held.
-    pub(crate) fn make_room(&self, blocks: u64) -> Result<MutexGuard<'_, Core>> {
+    pub(crate) fn make_room(&self, blocks: u64, room: fn(&Core, u64) -> Result<Room>) -> Result<MutexGuard<'_, Core>> {
         let mut core = self.core();
         loop {
             core.check()?;
-            let checkpoint = match core.room(blocks)? {
+            let checkpoint = match room(&core, blocks)? {
                 Room::Yes => {
                     if !self.manual && core.alloc.wants_preparation(crate::prepare::CHUNK_BLOCKS).is_some() {
                         self.wake_prepare.notify_one();
@@ -218,9 +218,6 @@ impl std::fmt::Debug for Pool {
         f.debug_struct("Pool").field("id", &self.inner.shared.id).finish()
     }
 }
-
-/// Writes admitted and not yet in a log: one target's queue of 256 requests of 1 MiB. In a small pool 1/32 of it.
-const ADMISSION_BLOCKS: u64 = 65536;
 
 impl Pool {
     /// Makes a pool. Refuses devices that carry data; missing files are made, sparse.
@@ -358,14 +355,20 @@ impl Pool {
         volumes
     }
 
-    /// Admission of new writes: an error when there is no room for them. It says no earlier than [`Replica::append`]
-    /// does, by what may be under way between the two (256 MiB, 1/32 of a small pool), so that an admitted write does not meet a
-    /// full pool in the log.
-    pub fn check_room(&self, blocks: u64) -> Result<(), PoolError> {
-        let core = self.shared().core();
+    /// Whether the pool takes anything at all: it is neither fenced nor closed.
+    pub fn check_open(&self) -> Result<(), PoolError> {
+        self.shared().core().check()
+    }
+
+    /// Promises room for a write of this many blocks, or says that there is none. A log cannot bear an append that finds
+    /// no space, so every write is admitted before it is proposed, and keeps its promise until it is answered: then it
+    /// is in the log, or never will be.
+    pub fn admit(&self, blocks: u64) -> Result<Admission, PoolError> {
+        let mut core = self.shared().core();
         core.check()?;
-        let under_way = if blocks == 0 { 0 } else { ADMISSION_BLOCKS.min(core.alloc.capacity() / 32) };
-        core.room(blocks + under_way).map(|_| ())
+        core.room_beside_admitted(blocks)?;
+        core.admitted += blocks;
+        Ok(Admission { pool: self.clone(), blocks })
     }
 
     /// A manual pool: writes one batch, lazy records included; `false` when there was nothing to write.
@@ -379,6 +382,19 @@ impl Pool {
     /// Makes a checkpoint of the whole pool; durable on return.
     pub async fn checkpoint(&self) -> Result<(), PoolError> {
         self.shared().checkpoint_and_wait().await
+    }
+}
+
+/// Room that is promised to a write; given back when dropped.
+#[derive(Debug)]
+pub struct Admission {
+    pool: Pool,
+    blocks: u64,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.pool.shared().core().admitted -= self.blocks;
     }
 }
 

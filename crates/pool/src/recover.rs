@@ -247,6 +247,7 @@ pub(crate) fn load(
         lru: VecDeque::new(),
         leaves: 0,
         reserve: (capacity / 128).clamp(16, 16384),
+        admitted: 0,
         batches: 0,
         records: 0,
         unflushed_install: false,

@@ -10,8 +10,8 @@ use crate::error::{PoolError, Result};
 use crate::format::batch::{Record, StoredOp};
 use crate::install::Installer;
 use crate::pool::Pool;
-use crate::state::Room;
 use crate::state::replica::ReplicaState;
+use crate::state::{Core, Room};
 use crate::types::{
     BlockData, ExportChunk, LogMark, LogOp, LogRecord, LogState, MAX_HARD_STATE_BYTES, MAX_HEADER_BYTES,
     MAX_RECORD_BLOCKS, ReplicaConfig,
@@ -112,7 +112,7 @@ impl Replica {
             blocks += self.check_record(record, capacity)?;
         }
         let shared = self.pool.shared();
-        let mut core = shared.make_room(blocks)?;
+        let mut core = shared.make_room(blocks, Core::room)?;
         let slot = core.slot_of(self.volume)?;
         let rs = core.replica(slot).map_err(|e| self.unknown(e))?;
         if rs.installing.is_some() {

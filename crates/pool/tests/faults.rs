@@ -141,7 +141,7 @@ fn a_full_pool_refuses_writes_and_recovers_by_unmap() {
         ready(one.apply(index - 1, &[], None)).unwrap();
     };
     assert!(matches!(full, PoolError::NoSpace { needed: 4, .. }), "{full}");
-    assert!(matches!(pool.check_room(100), Err(PoolError::NoSpace { .. })));
+    assert!(matches!(pool.admit(100), Err(PoolError::NoSpace { .. })));
     assert_eq!(one.log_state().last, Some(mark(index - 1)), "a refused append changes nothing");
     // Unmap, checkpoint, purge: then there is room again.
     put(&pool, &one, vec![unmap(index, 0, 10_000)]).unwrap();
@@ -158,8 +158,30 @@ fn a_full_pool_refuses_writes_and_recovers_by_unmap() {
     for next in index + 1..index + 30 {
         put(&pool, &one, vec![write(next, next, &[next; 4])]).unwrap();
     }
-    pool.check_room(10).unwrap();
+    pool.admit(10).unwrap();
     assert!(pool.check(true).unwrap().is_empty());
+}
+
+#[test]
+fn what_is_admitted_has_its_room_whoever_comes_next() {
+    let (_, pool) = pool(200);
+    let one = create(&pool, 1);
+    let mut promised = Vec::new();
+    let full = loop {
+        match pool.admit(16) {
+            Ok(admission) => promised.push(admission),
+            Err(e) => break e,
+        }
+    };
+    let PoolError::NoSpace { needed: 16, free } = full else { panic!("{full}") };
+    assert!(free < 16, "{free}");
+    assert!(promised.len() > 3, "{} promises", promised.len());
+    for (nth, admission) in promised.drain(..).enumerate() {
+        let index = nth as u64 + 1;
+        put(&pool, &one, vec![write(index, index * 16, &[index; 16])]).unwrap();
+        drop(admission);
+    }
+    assert!(matches!(pool.admit(16), Err(PoolError::NoSpace { .. })), "now the log holds it");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ballast_api::{BlockCount, PoolId, ReplicaId, VolumeId};
-use ballast_pool::{Pool, PoolError, Replica, ReplicaConfig};
+use ballast_pool::{Admission, Pool, PoolError, Replica, ReplicaConfig};
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
@@ -82,11 +82,11 @@ impl Member {
         let replica_config = store.config();
         let config: MemberConfig = postcard::from_bytes(&replica_config.user)?;
         let sending = SendGuard::default();
-        let network = Network::new(volume, directory, sending.clone());
+        let log = LogStore::new(store.clone());
+        let network = Network::new(volume, directory, sending.clone(), log.appended());
         let machine = StateMachine::open(store.clone()).await.map_err(|e| MemberError::Start(e.to_string()))?;
         let view = machine.view();
         let settings = settings::config();
-        let log = LogStore::new(store.clone());
         let raft = Raft::new(config.replica.0, settings, network, log, machine)
             .await
             .map_err(|e| MemberError::Start(e.to_string()))?;
@@ -142,9 +142,9 @@ impl Member {
         self.blocks
     }
 
-    /// Whether the pool can take that many more blocks.
-    pub fn check_room(&self, blocks: u64) -> Result<(), PoolError> {
-        self.pool.check_room(blocks)
+    /// Room in the pool for a write of this many blocks, to be kept until the write is answered.
+    pub fn admit(&self, blocks: u64) -> Result<Admission, PoolError> {
+        self.pool.admit(blocks)
     }
 
     /// Whether this member leads and no other can: call it *after* the data was read, then the data was current.

@@ -79,7 +79,7 @@ pub async fn serve<F: Future<Output = ()>>(options: ServeOptions<F>) -> Result<(
                 server_ended = true;
                 break result.unwrap_or(Ok(())).map_err(ServeError::from);
             }
-            _ = health.tick() => if let Err(error @ PoolError::Fenced { .. }) = pool.check_room(0) {
+            _ = health.tick() => if let Err(error @ PoolError::Fenced { .. }) = pool.check_open() {
                 break Err(ServeError::Fenced(error));
             },
         }

@@ -4,10 +4,12 @@
 
 mod support;
 
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use ballast_api::replica::failure::Code;
 use ballast_api::{BlockCount, Lba, TargetId};
+use bytes::Bytes;
 use support::{Client, Group, block};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,6 +102,64 @@ async fn a_damaged_payload_is_refused() {
     assert_eq!(refused.unwrap_err(), Some(Code::BadChecksum));
     assert!(client.read(3, 1).await.unwrap().iter().all(|b| *b == 0));
     assert_eq!(client.write(support::VOLUME_BLOCKS, block(0, 0)).await, Err(Some(Code::OutOfRange)));
+    group.stop().await;
+}
+
+/// More is under way than the pools have room for: each write is answered or refused, and no member stops.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_pools_refuse_writes_and_the_group_lives_on() {
+    const RUN: u64 = 256;
+    let mut group = Group::with_pools(3, 200 << 20).await;
+    let data = |at: u64| Bytes::from((0..RUN).flat_map(|n| block(at + n, 1)).collect::<Vec<u8>>());
+    let mut unanswered: BTreeSet<u64> = (0..support::VOLUME_BLOCKS).step_by(RUN as usize).collect();
+    let (mut kept, mut refused) = (Vec::new(), 0);
+    let (mut leader, mut client) = group.open(TargetId::random(), true).await;
+    while !unanswered.is_empty() {
+        let sent = unanswered.iter().map(|at| (client.send(client.write_op(*at, data(*at))), *at));
+        let mut sent: HashMap<u64, u64> = sent.collect();
+        while !sent.is_empty() {
+            let wait = tokio::time::timeout(Duration::from_secs(60), client.answer());
+            // A busy machine may see the leader change.
+            let Ok((id, result)) = wait.await.expect("every write is answered") else { break };
+            let at = sent.remove(&id).unwrap();
+            match result {
+                Ok(_) => kept.push(at),
+                Err(Code::NoSpace) => refused += 1,
+                Err(Code::NotLeader | Code::Unavailable) => continue,
+                Err(other) => panic!("{other:?}"),
+            }
+            unanswered.remove(&at);
+        }
+        if !unanswered.is_empty() {
+            (leader, client) = group.open(TargetId::random(), true).await;
+        }
+    }
+    assert!(kept.len() > 10 && refused > 10, "{} kept, {refused} refused", kept.len());
+    for at in kept {
+        assert!(client.read(at, RUN as u32).await.unwrap() == data(at), "blocks from {at}");
+    }
+    // Trimming needs no room and makes some, once the log does not need it any more.
+    client.unmap(0, support::VOLUME_BLOCKS).await.unwrap();
+    for node in &group.nodes {
+        let replica = node.pool.as_ref().unwrap().replica(group.volume).unwrap();
+        replica.checkpoint().await.unwrap();
+    }
+    let mut again = Err(None);
+    for _ in 0..200 {
+        again = client.write(7, block(7, 2)).await;
+        if again.is_ok() {
+            break;
+        }
+        assert_eq!(again, Err(Some(Code::NoSpace)));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    again.unwrap();
+    assert_eq!(client.read(7, 1).await.unwrap(), block(7, 2));
+    // All three have stayed in the group: any two of them go on.
+    group.nodes[leader].stop().await;
+    let (_, mut client) = group.open(TargetId::random(), true).await;
+    assert_eq!(client.read(7, 1).await.unwrap(), block(7, 2));
+    client.write(8, block(8, 2)).await.unwrap();
     group.stop().await;
 }
 

@@ -267,7 +267,8 @@ async fn a_stream_of_appends_ends_cleanly_after_its_last_answer() {
     let group = Group::new(1).await;
     let directory = Directory::new(PoolId::random());
     directory.set([(group.nodes[0].id, group.nodes[0].endpoint.clone())]);
-    let mut network = Network::new(group.volume, directory, SendGuard::default());
+    let appended = tokio::sync::watch::channel(0).1;
+    let mut network = Network::new(group.volume, directory, SendGuard::default(), appended);
     let node = MemberNode { pool: group.nodes[0].id };
     let mut client = network.new_client(1, &node).await;
     let vote = Vote { leader_id: LeaderId { term: 99, node_id: 2 }, committed: true };

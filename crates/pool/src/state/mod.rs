@@ -125,6 +125,8 @@ pub(crate) struct Core {
     pub(crate) lru: VecDeque<(u32, u64)>,
     pub(crate) leaves: u64,
     pub(crate) reserve: u64,
+    /// Blocks that are promised to admitted writes.
+    pub(crate) admitted: u64,
     pub(crate) batches: u64,
     pub(crate) records: u64,
     /// Devices that an installer wrote to since the last checkpoint.
@@ -228,6 +230,21 @@ impl Core {
             return Ok(Room::Wait { checkpoint: true });
         }
         Err(PoolError::NoSpace { needed: blocks, free: free + soon + later })
+    }
+
+    /// Whether `blocks` new blocks can be given out beside those that are promised already.
+    pub(crate) fn room_beside_admitted(&self, blocks: u64) -> Result<Room> {
+        if blocks == 0 {
+            return Ok(Room::Yes);
+        }
+        match self.room(blocks + self.admitted) {
+            Err(PoolError::NoSpace { free, .. }) => {
+                Err(PoolError::NoSpace { needed: blocks, free: free.saturating_sub(self.admitted) })
+            }
+            Err(other) => Err(other),
+            // How long to wait is a question of these blocks alone.
+            Ok(_) => self.room(blocks),
+        }
     }
 
     /// Adds entries to a log and to the queue. There is room for them, and they were checked.

@@ -11,7 +11,9 @@ use ballast_api::replica::peer_request::Op;
 use ballast_api::replica::peer_response::Answer;
 use ballast_api::replica::{Append, PeerRequest, PeerResponse};
 use ballast_api::{BLOCK_SIZE, VolumeId};
+use ballast_rpc::busy_poll::{self, Next};
 use futures_util::{Stream, StreamExt};
+use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use tokio::sync::mpsc;
@@ -22,6 +24,7 @@ use crate::member::Member;
 use crate::members::Members;
 use crate::raft::codec::{DecodeError, entry_from_wire, log_id_from_wire, vote_from_wire};
 use crate::raft::types::Config;
+use crate::volume::Command;
 
 /// Appends of one sequence waiting for the Raft core.
 const QUEUE: usize = 16;
@@ -53,6 +56,7 @@ where
         let reply = Reply { volume: request.volume.clone(), stream: request.stream, out: out.clone() };
         match request.op {
             Some(Op::Append(append)) => {
+                busy_poll::message(Next::Answer);
                 let sequence = sequences.entry(request.stream).or_insert_with(|| {
                     let (sender, receiver) = mpsc::channel(QUEUE);
                     tokio::spawn(serve_sequence(members.clone(), reply.clone(), receiver));
@@ -106,10 +110,13 @@ async fn serve_sequence(members: Arc<Members>, reply: Reply, mut appends: mpsc::
         Err(refusal) => Some(refusal),
         Ok(member) => {
             let (feed, input) = mpsc::channel(QUEUE);
+            // Room for each request, in their order, until it is answered. As many as the feed and the core hold.
+            let (admit, mut admitted) = mpsc::unbounded_channel();
             let feeder = async {
                 while let Some(append) = appends.recv().await {
-                    let request = decode_append(append).and_then(|request| check_room(&member, request))?;
-                    if feed.send(request).await.is_err() {
+                    let request = decode_append(append)?;
+                    let admission = member.admit(blocks_of(&request)).map_err(Refusal::NoRoom)?;
+                    if admit.send(admission).is_err() || feed.send(request).await.is_err() {
                         break;
                     }
                 }
@@ -119,8 +126,12 @@ async fn serve_sequence(members: Arc<Members>, reply: Reply, mut appends: mpsc::
             let answers = async {
                 let mut results = std::pin::pin!(member.raft().stream_append(ReceiverStream::new(input)));
                 while let Some(result) = results.next().await {
+                    _ = admitted.try_recv();
                     match result {
-                        Ok(result) => reply.send(seq, Ok(answer::encode_append(result))).await,
+                        Ok(result) => {
+                            busy_poll::message(Next::Request);
+                            reply.send(seq, Ok(answer::encode_append(result))).await
+                        }
                         Err(fatal) => {
                             reply.send(seq, Err(Refusal::Stopped(fatal.to_string()))).await;
                             return;
@@ -163,22 +174,14 @@ fn decode_append(append: Append) -> Result<AppendEntriesRequest<Config>, Refusal
     })
 }
 
-/// A full pool refuses the message, so that the log never meets an error that would stop the member.
-fn check_room(member: &Member, request: AppendEntriesRequest<Config>) -> Result<AppendEntriesRequest<Config>, Refusal> {
-    use crate::volume::Command;
-    use openraft::EntryPayload;
-    let blocks: usize = request
-        .entries
-        .iter()
-        .map(|entry| match &entry.payload {
-            EntryPayload::Normal(Command::Write { crcs, .. }) => crcs.len(),
-            _ => 0,
-        })
-        .sum();
-    if blocks > 0 {
-        member.check_room(blocks as u64).map_err(Refusal::NoRoom)?;
-    }
-    Ok(request)
+/// Blocks that a request adds to the log. A full pool refuses the request, so that the log never meets an error that
+/// would stop the member.
+fn blocks_of(request: &AppendEntriesRequest<Config>) -> u64 {
+    let blocks = request.entries.iter().map(|entry| match &entry.payload {
+        EntryPayload::Normal(Command::Write { crcs, .. }) => crcs.len() as u64,
+        _ => 0,
+    });
+    blocks.sum()
 }
 
 async fn serve_single(members: &Members, volume: &[u8], op: Op) -> Result<Vec<u8>, Refusal> {

@@ -12,11 +12,13 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
 
 use ballast_pool::{LogOp, LogRecord, PoolError, Replica};
 use futures_util::stream::{self, Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use tokio::sync::watch;
 
 use super::codec::{decode_vote, encode_vote, entry_of, log_id_of, mark_of, record_of};
 use super::types::{Config, Entry, LogId, Vote};
@@ -29,12 +31,19 @@ const REPLICATE_BYTES: usize = 1 << 20;
 #[derive(Clone)]
 pub struct LogStore {
     replica: Replica,
+    appended: Arc<watch::Sender<u64>>,
 }
 
 impl LogStore {
     /// The log of `replica`.
     pub fn new(replica: Replica) -> Self {
-        Self { replica }
+        let last = replica.log_state().last.map_or(0, |mark| mark.index);
+        Self { replica, appended: Arc::new(watch::Sender::new(last)) }
+    }
+
+    /// The index of the entry that was appended last.
+    pub fn appended(&self) -> watch::Receiver<u64> {
+        self.appended.subscribe()
     }
 
     fn bounds(&self, range: &impl RangeBounds<u64>) -> (u64, u64) {
@@ -155,14 +164,18 @@ impl RaftLogStorage<Config> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let records: Vec<LogRecord> = entries.into_iter().map(record_of).collect();
+        let last = records.last().map(|record| record.mark.index);
         let done = Box::new(move |result: Result<(), PoolError>| callback.io_completed(result.map_err(to_io)));
         if self.replica.has_room_now(records.iter().map(blocks_of).sum()) {
-            return self.replica.append(records, done).map_err(to_io);
+            self.replica.append(records, done).map_err(to_io)?;
+        } else {
+            // The pool has to prepare or free space first. Other groups and their heartbeats need this thread meanwhile.
+            let replica = self.replica.clone();
+            let append = tokio::task::spawn_blocking(move || replica.append(records, done));
+            append.await.map_err(io::Error::other)?.map_err(to_io)?;
         }
-        // The pool has to prepare or free space first. Other groups and their heartbeats need this thread meanwhile.
-        let replica = self.replica.clone();
-        let append = tokio::task::spawn_blocking(move || replica.append(records, done));
-        append.await.map_err(io::Error::other)?.map_err(to_io)
+        last.into_iter().for_each(|last| _ = self.appended.send_replace(last));
+        Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {

@@ -1,13 +1,16 @@
 //! openraft's network over the peer links: pipelined appends, single calls for the rest.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ballast_api::replica::peer_request::Op;
 use ballast_api::{PoolId, VolumeId, replica as wire};
 use futures_util::future::{BoxFuture, Either, select};
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use openraft::OptionalSend;
+use openraft::entry::RaftEntry;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{
     Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption, RaftNetworkFactory,
@@ -16,6 +19,9 @@ use openraft::raft::{
     AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
 };
+
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
 
 use super::codec::{entry_to_wire, log_id_to_wire, vote_to_wire};
 use super::types::{Config, MemberNode, Snapshot, Vote};
@@ -28,18 +34,25 @@ use crate::snapshot::{SendGuard, VolumeImage, send};
 /// what a follower that stopped answering can hold in memory.
 const IN_FLIGHT: usize = 16;
 
+/// How long a follower may wait to be told that what it has is committed. openraft tells at once, with a message of its
+/// own, when there is no entry to send along: for one write at a time that doubles the messages. Nobody waits for it:
+/// reads go to the leader, and a new leader commits what it has by an entry of its own.
+const COMMIT_DELAY: Duration = Duration::from_millis(10);
+
 /// Makes the clients of one group.
 #[derive(Clone)]
 pub struct Network {
     volume: VolumeId,
     directory: Directory,
     sending: SendGuard,
+    appended: watch::Receiver<u64>,
 }
 
 impl Network {
-    /// For the group of `volume`. `sending` holds back log purging while a snapshot is under way.
-    pub fn new(volume: VolumeId, directory: Directory, sending: SendGuard) -> Self {
-        Self { volume, directory, sending }
+    /// For the group of `volume`. `sending` holds back log purging while a snapshot is under way; `appended` is the last
+    /// index of our own log.
+    pub fn new(volume: VolumeId, directory: Directory, sending: SendGuard, appended: watch::Receiver<u64>) -> Self {
+        Self { volume, directory, sending, appended }
     }
 }
 
@@ -109,6 +122,11 @@ struct Pipeline<S> {
     sender: Option<StreamSender>,
     receiver: StreamReceiver,
     in_flight: usize,
+    /// After entries were sent: the last of them. Until the log has more, or [`COMMIT_DELAY`] is over, the input could
+    /// only tell what is committed.
+    sent: Option<u64>,
+    appended: watch::Receiver<u64>,
+    delay: Pin<Box<Sleep>>,
 }
 
 impl<S: Stream<Item = AppendEntriesRequest<Config>> + Unpin + Send> Pipeline<S> {
@@ -119,39 +137,42 @@ impl<S: Stream<Item = AppendEntriesRequest<Config>> + Unpin + Send> Pipeline<S> 
             return Some(Err(error));
         }
         loop {
-            let room = self.in_flight < IN_FLIGHT;
-            let answer = match (self.input.as_mut().filter(|_| room), self.in_flight > 0) {
-                (Some(input), true) => {
-                    let ask = std::pin::pin!(self.receiver.next());
-                    match select(ask, input.next()).await {
-                        Either::Left((answer, _)) => Err(answer),
-                        Either::Right((request, _)) => Ok(request),
-                    }
-                }
-                (Some(input), false) => Ok(input.next().await),
-                (None, true) => Err(self.receiver.next().await),
-                // The input has ended and everything is answered. openraft's probing relies on this clean end.
-                (None, false) => return None,
-            };
-            match answer {
-                Ok(Some(request)) => {
-                    if let Err(error) = self.send(request).await {
-                        return Some(Err(error));
-                    }
-                }
-                Ok(None) => self.input = None,
-                Err(answer) => {
+            let room = self.input.is_some() && self.in_flight < IN_FLIGHT;
+            let held = room && self.sent.is_some_and(|sent| *self.appended.borrow_and_update() <= sent);
+            tokio::select! {
+                biased;
+                answer = self.receiver.next(), if self.in_flight > 0 => {
                     self.in_flight -= 1;
-                    return Some(
-                        answer.map_err(rpc_error).and_then(|bytes| answer::decode_append(&bytes).map_err(bad_answer)),
-                    );
+                    let answer = answer.map_err(rpc_error);
+                    return Some(answer.and_then(|bytes| answer::decode_append(&bytes).map_err(bad_answer)));
                 }
+                request = next_of(&mut self.input), if room && !held => match request {
+                    Some(request) => {
+                        if let Err(error) = self.send(request).await {
+                            return Some(Err(error));
+                        }
+                    }
+                    None => self.input = None,
+                },
+                // An error says that the log is gone, and with it this stream: nothing is held any more.
+                changed = self.appended.changed(), if held => {
+                    if changed.is_err() {
+                        self.sent = None;
+                    }
+                }
+                () = self.delay.as_mut(), if held => self.sent = None,
+                // The input has ended and everything is answered. openraft's probing relies on this clean end.
+                else => return None,
             }
         }
     }
 
     async fn send(&mut self, request: AppendEntriesRequest<Config>) -> Result<(), RPCError<Config>> {
         let Some(sender) = self.sender.as_mut() else { return Ok(()) };
+        self.sent = request.entries.last().map(RaftEntry::index);
+        if self.sent.is_some() {
+            self.delay.as_mut().reset(Instant::now() + COMMIT_DELAY);
+        }
         sender.send(append_to_wire(request)).await.map_err(rpc_error)?;
         self.in_flight += 1;
         Ok(())
@@ -159,6 +180,13 @@ impl<S: Stream<Item = AppendEntriesRequest<Config>> + Unpin + Send> Pipeline<S> 
 
     fn stop(&mut self) {
         (self.input, self.sender, self.in_flight) = (None, None, 0);
+    }
+}
+
+async fn next_of<S: Stream + Unpin>(input: &mut Option<S>) -> Option<S::Item> {
+    match input {
+        Some(input) => input.next().await,
+        None => None,
     }
 }
 
@@ -185,7 +213,9 @@ impl NetStreamAppend<Config> for Client {
             let link = self.link().map_err(rpc_error)?;
             let (sender, receiver) = link.open_stream(self.network.volume).await.map_err(rpc_error)?;
             let (first, input, sender) = (Some(first), Some(input), Some(sender));
-            let pipeline = Pipeline { first, input, sender, receiver, in_flight: 0 };
+            let appended = self.network.appended.clone();
+            let delay = Box::pin(tokio::time::sleep(COMMIT_DELAY));
+            let pipeline = Pipeline { first, input, sender, receiver, in_flight: 0, sent: None, appended, delay };
             Ok(stream::unfold(pipeline, |mut pipeline| async move {
                 let answer = pipeline.next().await?;
                 if !matches!(answer, Ok(Ok(_))) {

@@ -10,7 +10,7 @@ use ballast_api::replica::volume_request::Op;
 use ballast_api::replica::volume_response::Result as Answer;
 use ballast_api::replica::{self as wire, Done, Failure, Opened, ReadData, VolumeRequest, VolumeResponse};
 use ballast_api::{BLOCK_SIZE, BlockCount, Epoch, Lba, TargetId, VolumeId};
-use ballast_pool::PoolError;
+use ballast_pool::{Admission, PoolError};
 use ballast_rpc::busy_poll::{self, Next};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -50,7 +50,7 @@ pub(super) async fn serve<S>(
         }
     };
     let mut pending: FuturesUnordered<Pending> = FuturesUnordered::new();
-    let opening = propose(&member, id, open).await;
+    let opening = propose(&member, id, open, None).await;
     pending.push(opening);
     let mut open_end = true;
     loop {
@@ -93,7 +93,7 @@ async fn accept(member: &Arc<Member>, request: VolumeRequest) -> Pending {
     let id = request.id;
     match request.op {
         Some(Op::Write(write)) => match check_write(member, write) {
-            Ok(command) => propose(member, id, command).await,
+            Ok((command, admission)) => propose(member, id, command, Some(admission)).await,
             Err((code, message)) => ready(failure(id, code, message)),
         },
         Some(Op::Read(read)) => {
@@ -103,7 +103,7 @@ async fn accept(member: &Arc<Member>, request: VolumeRequest) -> Pending {
         Some(Op::Unmap(unmap)) => match check_range(member, unmap.lba, unmap.blocks) {
             Ok(()) => {
                 let (lba, count) = (Lba(unmap.lba), BlockCount(unmap.blocks));
-                propose(member, id, Command::Unmap { epoch: Epoch(unmap.epoch), lba, count }).await
+                propose(member, id, Command::Unmap { epoch: Epoch(unmap.epoch), lba, count }, None).await
             }
             Err((code, message)) => ready(failure(id, code, message)),
         },
@@ -145,7 +145,7 @@ fn check_range(member: &Member, lba: u64, blocks: u64) -> Result<(), (Code, Stri
     }
 }
 
-fn check_write(member: &Member, write: wire::Write) -> Result<Command, (Code, String)> {
+fn check_write(member: &Member, write: wire::Write) -> Result<(Command, Admission), (Code, String)> {
     let blocks = write.crcs.len() as u64;
     check_range(member, write.lba, blocks)?;
     if blocks > MAX_BLOCKS || write.payload.len() != write.crcs.len() * BLOCK_SIZE {
@@ -159,7 +159,7 @@ fn check_write(member: &Member, write: wire::Write) -> Result<Command, (Code, St
             return Err((Code::BadChecksum, format!("block {lba}: crc32 {got:#010x}, expected {expected:#010x}")));
         }
     }
-    member.check_room(blocks).map_err(|error| match error {
+    let admission = member.admit(blocks).map_err(|error| match error {
         PoolError::NoSpace { .. } => {
             // What only the log still holds comes back with the next checkpoint.
             member.store().request_checkpoint();
@@ -167,22 +167,20 @@ fn check_write(member: &Member, write: wire::Write) -> Result<Command, (Code, St
         }
         other => (Code::Unavailable, other.to_string()),
     })?;
-    Ok(Command::Write {
-        epoch: Epoch(write.epoch),
-        lba: Lba(write.lba),
-        crcs: write.crcs.into(),
-        payload: write.payload,
-    })
+    let (epoch, lba) = (Epoch(write.epoch), Lba(write.lba));
+    Ok((Command::Write { epoch, lba, crcs: write.crcs.into(), payload: write.payload }, admission))
 }
 
-async fn propose(member: &Arc<Member>, id: u64, command: Command) -> Pending {
+async fn propose(member: &Arc<Member>, id: u64, command: Command, admission: Option<Admission>) -> Pending {
     let (responder, answer) = OneshotResponder::<Config, _>::new_pair();
     if let Err(fatal) = member.raft().client_write_ff(command, Some(responder)).await {
         return ready(failure(id, Code::Unavailable, fatal));
     }
     let member = member.clone();
     Box::pin(async move {
-        match answer.await {
+        let answer = answer.await;
+        drop(admission);
+        match answer {
             Ok(Ok(response)) => match response.data {
                 Outcome::Done => VolumeResponse { id, result: Some(Answer::Done(Done {})) },
                 Outcome::Opened { epoch } => {

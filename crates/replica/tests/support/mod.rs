@@ -78,6 +78,10 @@ impl Node {
 
 impl Group {
     pub async fn new(count: usize) -> Self {
+        Self::with_pools(count, 2 << 30).await
+    }
+
+    pub async fn with_pools(count: usize, bytes: u64) -> Self {
         // Shown with `RUST_LOG=info cargo test -- --nocapture`.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
@@ -87,7 +91,7 @@ impl Group {
             let device = dir.path().join(format!("{n}.img"));
             let config = PoolConfig {
                 name: format!("pool-{n}"),
-                devices: vec![DeviceConfig { path: device.clone(), size: Some(2 << 30) }],
+                devices: vec![DeviceConfig { path: device.clone(), size: Some(bytes) }],
                 journal_bytes: Some(32 << 20),
                 ..PoolConfig::default()
             };
