@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::logging::LogFormat;
+use crate::memory::parse_cache;
 use crate::names::VolumeName;
 use crate::output::Format;
 use crate::size::ByteSize;
@@ -106,6 +107,9 @@ pub(crate) struct UpArgs {
     /// Where the iSCSI target listens
     #[arg(long, default_value = "127.0.0.1:3260", value_name = "ADDRESS:PORT")]
     pub(crate) portal: SocketAddr,
+    /// Memory for recently written blocks, all pools together; 0 for none [default: an eighth of the memory]
+    #[arg(long, value_name = "SIZE", value_parser = parse_cache)]
+    pub(crate) cache: Option<u64>,
     #[command(flatten)]
     pub(crate) busy_poll: BusyPollArg,
 }
@@ -212,6 +216,9 @@ pub(crate) struct PoolServeArgs {
     /// Where to listen: unix:PATH or ADDRESS:PORT
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) listen: String,
+    /// Memory for recently written blocks; 0 for none [default: an eighth of the memory]
+    #[arg(long, value_name = "SIZE", value_parser = parse_cache)]
+    pub(crate) cache: Option<u64>,
     #[command(flatten)]
     pub(crate) runtime: RuntimeArgs,
 }

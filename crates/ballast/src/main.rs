@@ -8,6 +8,7 @@ mod cluster;
 mod commands;
 mod datadir;
 mod logging;
+mod memory;
 mod names;
 mod output;
 mod parent;

@@ -9,6 +9,7 @@
 //! Start with [`Pool::create`] and [`Pool::open`]; a [`Replica`] is a handle to one volume's copy.
 
 mod alloc;
+mod cache;
 mod checkpoint;
 mod create;
 mod error;

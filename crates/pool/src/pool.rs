@@ -12,6 +12,7 @@ use std::time::Duration;
 use ballast_api::{PoolId, VolumeId};
 use tokio::sync::oneshot;
 
+use crate::cache::WriteCache;
 use crate::create;
 use crate::error::{PoolError, Result};
 use crate::format::BLOCK;
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     /// Blocks or journal space came free.
     pub(crate) space: Condvar,
     pub(crate) jobs: Jobs,
+    pub(crate) cache: WriteCache,
     /// One checkpoint at a time.
     pub(crate) checkpointing: Mutex<()>,
     /// The crc of the batch being written (writer thread only).
@@ -64,6 +66,7 @@ impl Shared {
             supers,
             meta,
             manual: core.options.manual,
+            cache: WriteCache::new(core.options.cache),
             core: Mutex::new(core),
             wake_writer: Condvar::new(),
             wake_checkpoint: Condvar::new(),

@@ -115,9 +115,12 @@ impl Shared {
             let crcs: Vec<u32> = entries.iter().map(|entry| entry.crc).collect();
             let mode = if before.as_ref() == Some(&entries) { Mode::Direct } else { Mode::Normal };
             let mut buf = vec![0; count as usize * BLOCK_SIZE];
-            let hit = mode == Mode::Normal && self.fetch(&addrs, &mut buf, Mode::Cached)?;
+            let mut wanted = addrs.clone();
+            if mode == Mode::Normal {
+                self.cache.fill(slot, lba, &entries, &mut wanted, &mut buf);
+            }
+            let hit = mode == Mode::Normal && self.fetch(&wanted, &mut buf, Mode::Cached)?;
             if !hit {
-                let wanted = addrs.clone();
                 buf = self.blocking(move |shared| shared.fetch(&wanted, &mut buf, mode).map(|_| buf)).await?;
             }
             match Self::first_bad(&addrs, &crcs, &buf) {

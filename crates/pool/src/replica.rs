@@ -294,6 +294,11 @@ impl Replica {
         }
     }
 
+    /// Keeps the payload of an applied entry in memory, for reads that come soon. For the replica that is read from.
+    pub fn remember(&self, lba: Lba, index: u64, payload: &Bytes) {
+        self.pool.shared().cache.put(self.slot(), lba.0, index, payload);
+    }
+
     /// Waits until an entry is durable.
     pub async fn wait_durable(&self, index: u64) -> Result<(), PoolError> {
         self.pool.shared().wait_durable(self.slot(), index).await.map_err(|e| self.unknown(e))

@@ -58,6 +58,8 @@ pub struct OpenOptions {
     pub map_memory: u64,
     /// Bytes of payload kept in memory for log readers, per replica.
     pub tail_memory: u64,
+    /// Bytes of recently written blocks kept in memory for reads.
+    pub cache: u64,
     /// Log records of one replica after which a checkpoint starts.
     pub checkpoint_records: u64,
     /// Blocks written by one replica after which a checkpoint starts (in a small pool 1/16 of it): until then the log
@@ -76,6 +78,7 @@ impl Default for OpenOptions {
             io: IoBackend::Auto,
             map_memory: 64 << 20,
             tail_memory: 4 << 20,
+            cache: 64 << 20,
             checkpoint_records: 32768,
             checkpoint_blocks: 131_072,
             checkpoint_after: std::time::Duration::from_secs(30),

@@ -113,6 +113,36 @@ fn corrupt_blocks_are_never_returned() {
 }
 
 #[test]
+fn what_is_remembered_is_read_from_memory_until_it_is_overwritten() {
+    let (disks, pool) = pool(200);
+    let one = create(&pool, 1);
+    let payload = |record: &LogRecord| match &record.op {
+        LogOp::Write { payload, .. } => payload.clone(),
+        _ => unreachable!(),
+    };
+    let first = write(1, 70, &[1, 2, 3]);
+    let remembered = payload(&first);
+    put(&pool, &one, vec![first]).unwrap();
+    ready(one.apply(1, &[], None)).unwrap();
+    one.remember(Lba(70), 1, &remembered);
+    for nth in 0..3 {
+        disks.damage(0, EXTENTS + nth * 4096, |page| page[9] ^= 1);
+    }
+    let all = || ready(one.read(Lba(70), BlockCount(3)));
+    assert_eq!(all().unwrap().payload, remembered, "no device was asked");
+    // Overwritten, and nobody remembers the new one: it comes from the device, its neighbours do not.
+    put(&pool, &one, vec![write(2, 71, &[9])]).unwrap();
+    ready(one.apply(2, &[], None)).unwrap();
+    assert_eq!(all().unwrap().payload, [block(1), block(9), block(3)].concat());
+    // A replica that is opened again has forgotten.
+    drop((one, pool));
+    let pool = Pool::open_on(disks.devices(), options()).unwrap();
+    let one = pool.replica(volume(1)).unwrap();
+    ready(one.apply(2, &[], None)).unwrap();
+    assert!(matches!(ready(one.read(Lba(70), BlockCount(3))), Err(PoolError::Corrupt { lba: 70, .. })));
+}
+
+#[test]
 fn payloads_that_do_not_match_are_refused() {
     let (_, pool) = pool(200);
     let one = create(&pool, 1);

@@ -8,12 +8,14 @@ use ballast_replica::{ServeOptions, serve};
 
 use super::StopSignals;
 use crate::cli::PoolServeArgs;
+use crate::memory;
 
 pub(super) async fn run(args: PoolServeArgs) -> anyhow::Result<()> {
     // First of all: a stop that comes during recovery is an orderly one too.
     let mut signals = StopSignals::new()?;
     let listen = args.listen.parse()?;
-    let options = OpenOptions { name: args.name.clone(), ..OpenOptions::default() };
+    let cache = args.cache.unwrap_or_else(memory::default_cache);
+    let options = OpenOptions { name: args.name.clone(), cache, ..OpenOptions::default() };
     let devices = args.devices;
     // Recovery reads the journal and blocks.
     let pool = tokio::task::spawn_blocking(move || open(&devices, &options)).await??;

@@ -17,6 +17,7 @@ use super::{StopSignals, address};
 use crate::cli::UpArgs;
 use crate::cluster::{self, Cluster, NewVolume, Node, Registry, VolumeError};
 use crate::datadir::{DataDir, DataDirError, PoolDir};
+use crate::memory;
 use crate::output::{print, progress};
 use crate::protocol::Listener;
 use crate::report::ProcessKind;
@@ -92,7 +93,7 @@ pub(super) enum UpError {
     },
 }
 
-pub(super) async fn run(args: UpArgs, log_args: Vec<OsString>) -> anyhow::Result<()> {
+pub(super) async fn run(args: UpArgs, child_args: Vec<OsString>) -> anyhow::Result<()> {
     let own = |action| move |source| UpError::Own { action, source };
     let program = std::env::current_exe().map_err(own("find this program"))?;
     let mut signals = StopSignals::new().map_err(own("listen for signals"))?;
@@ -108,7 +109,7 @@ pub(super) async fn run(args: UpArgs, log_args: Vec<OsString>) -> anyhow::Result
             return Ok(());
         }
     };
-    let running = Running::start(&program, &dir, &prepared, args.portal, &log_args)?;
+    let running = Running::start(&program, &dir, &prepared, &args, &child_args)?;
     let started = tokio::select! {
         started = running.bring_up(&args, initialized) => started.map(|()| None),
         signal = signals.next() => Ok(Some(signal)),
@@ -157,18 +158,20 @@ impl Running {
         program: &Path,
         dir: &DataDir,
         pools: &[PoolDir],
-        portal: SocketAddr,
-        log_args: &[OsString],
+        args: &UpArgs,
+        child_args: &[OsString],
     ) -> Result<Self, UpError> {
         let (registry, note) = Registry::open(&dir.registry())?;
         if let Some(note) = note {
             progress(&note);
         }
         let listener = Listener::bind(dir).map_err(|source| UpError::Own { action: "listen for commands", source })?;
-        let mut specs: Vec<_> = pools.iter().map(|pool| supervisor::pool_spec(program.to_owned(), dir, pool)).collect();
-        specs.push(supervisor::target_spec(program.to_owned(), dir, portal));
+        let share = args.cache.unwrap_or_else(memory::default_cache) / pools.len().max(1) as u64;
+        let spec = |pool| supervisor::pool_spec(program.to_owned(), dir, pool, share);
+        let mut specs: Vec<_> = pools.iter().map(spec).collect();
+        specs.push(supervisor::target_spec(program.to_owned(), dir, args.portal));
         for spec in &mut specs {
-            spec.args.extend_from_slice(log_args);
+            spec.args.extend_from_slice(child_args);
         }
         let supervisor = Supervisor::start(specs, dir);
         let nodes = supervisor.processes().iter().map(|process| {
@@ -176,7 +179,7 @@ impl Running {
             let devices = pools.iter().find(|pool| pool.name == *name).map(|pool| pool.devices.clone());
             Node::new(dir, name, process.spec.kind, devices.unwrap_or_default(), process.status())
         });
-        let cluster = Arc::new(Cluster::new(dir.clone(), portal, nodes.collect(), registry));
+        let cluster = Arc::new(Cluster::new(dir.clone(), args.portal, nodes.collect(), registry));
         let mut tasks = cluster::keep(&cluster);
         tasks.spawn(listener.serve(Arc::clone(&cluster)));
         Ok(Self { dir: dir.clone(), supervisor, cluster, tasks })

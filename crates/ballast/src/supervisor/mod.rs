@@ -48,13 +48,14 @@ impl Supervisor {
     }
 }
 
-/// How a pool process is started.
-pub(crate) fn pool_spec(program: PathBuf, dir: &DataDir, pool: &PoolDir) -> ChildSpec {
+/// How a pool process is started; `cache` is the memory for its recently written blocks.
+pub(crate) fn pool_spec(program: PathBuf, dir: &DataDir, pool: &PoolDir, cache: u64) -> ChildSpec {
     let mut args: Vec<OsString> = ["pool", "serve", "--name", &pool.name].map(OsString::from).to_vec();
     for device in &pool.devices {
         args.extend(["--device".into(), device.into()]);
     }
     args.extend(["--listen".into(), unix_endpoint(&dir.socket(&pool.name)).into()]);
+    args.extend(["--cache".into(), cache.to_string().into()]);
     ChildSpec { name: pool.name.clone(), kind: ProcessKind::Pool, program, args }
 }
 

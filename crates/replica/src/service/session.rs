@@ -172,6 +172,10 @@ fn check_write(member: &Member, write: wire::Write) -> Result<(Command, Admissio
 }
 
 async fn propose(member: &Arc<Member>, id: u64, command: Command, admission: Option<Admission>) -> Pending {
+    let written = match &command {
+        Command::Write { lba, payload, .. } => Some((*lba, payload.clone())),
+        _ => None,
+    };
     let (responder, answer) = OneshotResponder::<Config, _>::new_pair();
     if let Err(fatal) = member.raft().client_write_ff(command, Some(responder)).await {
         return ready(failure(id, Code::Unavailable, fatal));
@@ -182,7 +186,12 @@ async fn propose(member: &Arc<Member>, id: u64, command: Command, admission: Opt
         drop(admission);
         match answer {
             Ok(Ok(response)) => match response.data {
-                Outcome::Done => VolumeResponse { id, result: Some(Answer::Done(Done {})) },
+                Outcome::Done => {
+                    if let Some((lba, payload)) = written {
+                        member.store().remember(lba, response.log_id.index, &payload);
+                    }
+                    VolumeResponse { id, result: Some(Answer::Done(Done {})) }
+                }
                 Outcome::Opened { epoch } => {
                     let opened = Opened { epoch: epoch.0, blocks: member.blocks().0 };
                     VolumeResponse { id, result: Some(Answer::Opened(opened)) }

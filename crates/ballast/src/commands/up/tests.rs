@@ -25,7 +25,7 @@ async fn run(world: &World, more: &[&str]) -> Result<StatusReport, UpError> {
     let prepared = pools::prepare(&program(), &world.dir, &args).await?;
     let starts = |index: &usize| !world.dir.root().join(format!("pools/pool-{index}/broken")).exists();
     let servers: Vec<_> = (0..=world.pools.len()).filter(starts).map(|index| world.serve(index)).collect();
-    let running = Running::start(&program(), &world.dir, &prepared, args.portal, &[])?;
+    let running = Running::start(&program(), &world.dir, &prepared, &args, &[])?;
     let up = running.bring_up(&args, initialized).await;
     let report = running.cluster.status().await;
     let cluster = Arc::clone(&running.cluster);
@@ -79,7 +79,7 @@ async fn a_killed_pool_is_back_and_is_told_its_peers() {
     let args = args(&[]);
     let prepared = pools::prepare(&program(), &world.dir, &args).await.unwrap();
     let servers: Vec<_> = (0..=world.pools.len()).map(|index| world.serve(index)).collect();
-    let running = Running::start(&program(), &world.dir, &prepared, args.portal, &[]).unwrap();
+    let running = Running::start(&program(), &world.dir, &prepared, &args, &[]).unwrap();
     running.bring_up(&args, true).await.unwrap();
     let before = world.pools[1].memory().peers.len();
     let pid = running.cluster.status().await.processes[1].pid.unwrap();
