@@ -132,6 +132,7 @@ impl Shared {
             core.check()?;
             let checkpoint = match room(&core, blocks)? {
                 Room::Yes => {
+                    core.waited_for = 0;
                     if !self.manual && core.alloc.wants_preparation(crate::prepare::CHUNK_BLOCKS).is_some() {
                         self.wake_prepare.notify_one();
                     }
@@ -148,6 +149,7 @@ impl Shared {
                 }
                 core = self.core();
             } else {
+                core.waited_for = core.waited_for.max(blocks);
                 core.urgent |= core.frees_soon > 0;
                 core.checkpoint.requested |= checkpoint;
                 self.wake_all();

@@ -5,9 +5,18 @@ use crate::create;
 use crate::error::{PoolError, Result};
 use crate::format::BLOCK;
 use crate::pool::Shared;
+use crate::state::Core;
 
 /// Blocks prepared at a time (64 MiB), and the least that is kept ahead.
 pub(crate) const CHUNK_BLOCKS: u64 = 16384;
+
+impl Core {
+    /// Free blocks that should be prepared: a chunk, or what a large append waits for (on each device, since it may
+    /// take all of it from any).
+    fn preparation_ahead(&self) -> u64 {
+        CHUNK_BLOCKS.max(self.waited_for)
+    }
+}
 
 impl Shared {
     /// Prepares one chunk where it is wanted most; `false` when there is nothing to do.
@@ -15,7 +24,7 @@ impl Shared {
         let (device, from, to) = {
             let core = self.core();
             core.check()?;
-            let ahead = if force { u64::MAX } else { CHUNK_BLOCKS };
+            let ahead = if force { u64::MAX } else { core.preparation_ahead() };
             let Some(device) = core.alloc.wants_preparation(ahead) else { return Ok(false) };
             let (prepared, blocks) = core.alloc.prepared(device);
             (device, prepared, (prepared + CHUNK_BLOCKS).min(blocks))
@@ -48,7 +57,7 @@ pub(crate) fn thread(shared: &Shared) {
                 if core.closing || core.fenced.is_some() {
                     return;
                 }
-                if core.alloc.wants_preparation(CHUNK_BLOCKS).is_none() {
+                if core.alloc.wants_preparation(core.preparation_ahead()).is_none() {
                     drop(shared.wait(&shared.wake_prepare, core));
                 }
             }

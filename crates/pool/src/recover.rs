@@ -248,6 +248,7 @@ pub(crate) fn load(
         leaves: 0,
         reserve: (capacity / 128).clamp(16, 16384),
         admitted: 0,
+        waited_for: 0,
         batches: 0,
         records: 0,
         unflushed_install: false,

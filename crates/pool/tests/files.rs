@@ -40,6 +40,28 @@ fn written_data_survives_closing_and_dropping() {
     pool.close().unwrap();
 }
 
+/// One append of more than the preparer keeps ahead waits for it; it does not wait for ever.
+#[test]
+fn an_append_larger_than_what_is_prepared_gets_its_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = make(dir.path(), &[512 * MIB]);
+    let pool = Pool::open(&paths, OpenOptions::default()).unwrap();
+    let one = replica(&pool, 1, 100_000);
+    let LogOp::Write { crcs, payload, .. } = write(1, 0, &[7; 256]).op else { unreachable!() };
+    let records = (1..=100).map(|index| {
+        let op = LogOp::Write { lba: ballast_api::Lba(index * 256), crcs: crcs.clone(), payload: payload.clone() };
+        LogRecord { mark: mark(index), header: bytes::Bytes::new(), op }
+    });
+    let records: Vec<LogRecord> = records.collect();
+    let (tx, rx) = std::sync::mpsc::channel();
+    let writer = one.clone();
+    std::thread::spawn(move || tx.send(append(&writer, records)));
+    rx.recv_timeout(std::time::Duration::from_secs(120)).expect("it gets its space").unwrap();
+    wait(one.apply(100, &[], None)).unwrap();
+    assert_eq!(read(&one, 100 * 256 + 255, 1).payload, block(7));
+    pool.close().unwrap();
+}
+
 #[test]
 fn a_pool_has_one_owner() {
     let dir = tempfile::tempdir().unwrap();

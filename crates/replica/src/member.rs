@@ -147,7 +147,8 @@ impl Member {
         self.pool.admit(blocks)
     }
 
-    /// Whether this member leads and no other can: call it *after* the data was read, then the data was current.
+    /// Whether this member leads, no other can, and everything that was answered under earlier leaders is applied here:
+    /// call it *after* the data was read, then the data was current, for the owner of the epoch that is valid now.
     pub async fn confirm_leadership(&self) -> bool {
         {
             let metrics = self.raft.metrics();
@@ -155,12 +156,18 @@ impl Member {
             if metrics.state != ServerState::Leader {
                 return false;
             }
-            if metrics.last_quorum_acked.is_some_and(|at| at.elapsed() < READ_LEASE) {
+            // A leader's first entry comes after all that its predecessors have answered. An acknowledged probe alone
+            // says nothing of those.
+            let settled = metrics.last_applied.is_some_and(|id| id.leader_id.term == metrics.current_term);
+            if settled && metrics.last_quorum_acked.is_some_and(|at| at.elapsed() < READ_LEASE) {
                 return true;
             }
         }
         // Alone in its group, or just elected, or nothing heard for a while: ask the core.
-        self.raft.get_read_linearizer(openraft::ReadPolicy::ReadIndex).await.is_ok()
+        match self.raft.get_read_linearizer(openraft::ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => linearizer.await_ready(&self.raft).await.is_ok(),
+            Err(_) => false,
+        }
     }
 
     /// The pool that leads the group, as far as this member knows.

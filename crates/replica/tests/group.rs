@@ -135,9 +135,17 @@ async fn full_pools_refuse_writes_and_the_group_lives_on() {
         }
     }
     assert!(kept.len() > 10 && refused > 10, "{} kept, {refused} refused", kept.len());
-    for at in kept {
+    for at in kept.iter().copied() {
         assert!(client.read(at, RUN as u32).await.unwrap() == data(at), "blocks from {at}");
     }
+    // A full group finds a new leader, which has to learn what the others hold, and serves reads.
+    group.nodes[leader].stop().await;
+    let (_, mut other) = group.open(TargetId::random(), true).await;
+    let at = kept[kept.len() - 1];
+    assert!(other.read(at, RUN as u32).await.unwrap() == data(at), "after a change of leader");
+    group.nodes[leader].start().await;
+    group.set_peers().await;
+    (leader, client) = group.open(TargetId::random(), true).await;
     // Trimming needs no room and makes some, once the log does not need it any more.
     client.unmap(0, support::VOLUME_BLOCKS).await.unwrap();
     for node in &group.nodes {

@@ -35,6 +35,8 @@ static POLLER: OnceLock<Poller> = OnceLock::new();
 struct Pace {
     window: u64,
     last: AtomicU64,
+    /// Awake until then.
+    until: AtomicU64,
     /// What is waited for since then: an index of `means`.
     next: AtomicUsize,
     /// How long the waits of each kind were.
@@ -45,7 +47,7 @@ impl Pace {
     fn new(window: u64) -> Self {
         // Nothing is known yet: asleep.
         let means = std::array::from_fn(|_| AtomicU64::new(2 * window));
-        Self { window, last: AtomicU64::new(0), next: AtomicUsize::new(0), means }
+        Self { window, last: AtomicU64::new(0), until: AtomicU64::new(0), next: AtomicUsize::new(0), means }
     }
 
     /// A message passes. Whether the next one is worth staying awake for.
@@ -58,11 +60,13 @@ impl Pace {
         let of = &self.means[self.next.swap(next as usize, Ordering::Relaxed)];
         let mean = of.load(Ordering::Relaxed);
         of.store(mean - mean / WEIGHT + waited / WEIGHT, Ordering::Relaxed);
-        self.means[next as usize].load(Ordering::Relaxed) <= self.window
+        let soon = self.means[next as usize].load(Ordering::Relaxed) <= self.window;
+        self.until.store(if soon { now + self.window } else { 0 }, Ordering::Relaxed);
+        soon
     }
 
     fn awake(&self, now: u64) -> bool {
-        now.saturating_sub(self.last.load(Ordering::Relaxed)) < self.window
+        now < self.until.load(Ordering::Relaxed)
     }
 }
 
@@ -155,11 +159,17 @@ mod tests {
     }
 
     #[test]
-    fn it_sleeps_a_window_after_the_last_message() {
+    fn it_is_awake_for_a_window_and_only_for_what_comes_soon() {
         let pace = Pace::new(WINDOW);
         pace.message(5 * WINDOW, Next::Answer);
-        assert!(pace.awake(6 * WINDOW - 1));
-        assert!(!pace.awake(6 * WINDOW));
+        assert!(!pace.awake(5 * WINDOW), "nothing is known yet");
+        // Fast answers, slow requests, 100 times.
+        assert_eq!(settled(&pace, 10 * WINDOW, 1_000_000, 100_000), (true, false));
+        let end = 10 * WINDOW + 100 * 1_100_000;
+        assert!(!pace.awake(end), "a request is not due soon");
+        pace.message(end + 1_000_000, Next::Answer);
+        assert!(pace.awake(end + 1_000_000 + WINDOW - 1));
+        assert!(!pace.awake(end + 1_000_000 + WINDOW));
     }
 
     #[test]

@@ -127,6 +127,8 @@ pub(crate) struct Core {
     pub(crate) reserve: u64,
     /// Blocks that are promised to admitted writes.
     pub(crate) admitted: u64,
+    /// The most blocks that an append waits for at once: so many must be prepared.
+    pub(crate) waited_for: u64,
     pub(crate) batches: u64,
     pub(crate) records: u64,
     /// Devices that an installer wrote to since the last checkpoint.
@@ -217,19 +219,20 @@ impl Core {
         if blocks == 0 {
             return Ok(Room::Yes);
         }
-        let free = self.alloc.free().saturating_sub(self.reserve);
-        let soon = self.frees_soon as u64;
-        let later = (self.frees_checkpoint.len() + self.frees_frozen) as u64;
-        if free >= blocks {
+        let free = self.alloc.free();
+        let soon = free + self.frees_soon as u64;
+        let later = soon + (self.frees_checkpoint.len() + self.frees_frozen) as u64;
+        let enough = |total: u64| total.saturating_sub(self.reserve) >= blocks;
+        if enough(free) {
             return Ok(if self.alloc.free_prepared() >= blocks { Room::Yes } else { Room::Wait { checkpoint: false } });
         }
-        if free + soon >= blocks {
+        if enough(soon) {
             return Ok(Room::Wait { checkpoint: false });
         }
-        if free + soon + later >= blocks {
+        if enough(later) {
             return Ok(Room::Wait { checkpoint: true });
         }
-        Err(PoolError::NoSpace { needed: blocks, free: free + soon + later })
+        Err(PoolError::NoSpace { needed: blocks, free: later.saturating_sub(self.reserve) })
     }
 
     /// Whether `blocks` new blocks can be given out beside those that are promised already.

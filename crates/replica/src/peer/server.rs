@@ -11,6 +11,7 @@ use ballast_api::replica::peer_request::Op;
 use ballast_api::replica::peer_response::Answer;
 use ballast_api::replica::{Append, PeerRequest, PeerResponse};
 use ballast_api::{BLOCK_SIZE, VolumeId};
+use ballast_pool::Replica;
 use ballast_rpc::busy_poll::{self, Next};
 use futures_util::{Stream, StreamExt};
 use openraft::EntryPayload;
@@ -22,7 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::answer;
 use crate::member::Member;
 use crate::members::Members;
-use crate::raft::codec::{DecodeError, entry_from_wire, log_id_from_wire, vote_from_wire};
+use crate::raft::codec::{DecodeError, entry_from_wire, log_id_from_wire, mark_of, vote_from_wire};
 use crate::raft::types::Config;
 use crate::volume::Command;
 
@@ -115,7 +116,11 @@ async fn serve_sequence(members: Arc<Members>, reply: Reply, mut appends: mpsc::
             let feeder = async {
                 while let Some(append) = appends.recv().await {
                     let request = decode_append(append)?;
-                    let admission = member.admit(blocks_of(&request)).map_err(Refusal::NoRoom)?;
+                    let admission = member.admit(new_blocks(&request, member.store())).map_err(|error| {
+                        // What only the log still holds comes back with the next checkpoint.
+                        member.store().request_checkpoint();
+                        Refusal::NoRoom(error)
+                    })?;
                     if admit.send(admission).is_err() || feed.send(request).await.is_err() {
                         break;
                     }
@@ -175,10 +180,15 @@ fn decode_append(append: Append) -> Result<AppendEntriesRequest<Config>, Refusal
 }
 
 /// Blocks that a request adds to the log. A full pool refuses the request, so that the log never meets an error that
-/// would stop the member.
-fn blocks_of(request: &AppendEntriesRequest<Config>) -> u64 {
+/// would stop the member. Entries that are there already need nothing: a new leader asks for the end of a log with them,
+/// and must get its answer also from a full pool.
+fn new_blocks(request: &AppendEntriesRequest<Config>, log: &Replica) -> u64 {
     let blocks = request.entries.iter().map(|entry| match &entry.payload {
-        EntryPayload::Normal(Command::Write { crcs, .. }) => crcs.len() as u64,
+        EntryPayload::Normal(Command::Write { crcs, .. })
+            if log.log_mark(entry.log_id.index) != Some(mark_of(&entry.log_id)) =>
+        {
+            crcs.len() as u64
+        }
         _ => 0,
     });
     blocks.sum()

@@ -58,7 +58,7 @@ pub(super) async fn serve<S>(
             Some(response) = pending.next() => {
                 busy_poll::message(if pending.is_empty() { Next::Request } else { Next::Answer });
                 if out.send(Ok(response)).await.is_err() {
-                    return;
+                    break;
                 }
             }
             request = requests.next(), if open_end && pending.len() < IN_FLIGHT => match request {
@@ -68,8 +68,12 @@ pub(super) async fn serve<S>(
                 }
                 Some(Err(_)) | None => open_end = false,
             },
-            else => return,
+            else => break,
         }
+    }
+    // Nobody listens any more, but what was proposed may still reach the log, and has its room until then.
+    if !pending.is_empty() {
+        tokio::spawn(async move { while pending.next().await.is_some() {} });
     }
 }
 
@@ -215,13 +219,14 @@ async fn read(member: &Member, id: u64, read: wire::Read) -> VolumeResponse {
         Ok(data) => data,
         Err(error) => return pool_failure(id, &error),
     };
-    // After the data was read, so that a pause of this process in between cannot make an old value look current.
+    // After the data was read, so that a pause of this process in between cannot make an old value look current. The epoch
+    // last: a new leader knows the newest one only when it has applied what came before its term.
+    if !member.confirm_leadership().await {
+        return not_leader(id, member);
+    }
     let epoch = member.view().epoch();
     if epoch != Epoch(read.epoch) {
         return failure(id, Code::Fenced, format!("a newer target owns the volume, epoch {epoch}"));
-    }
-    if !member.confirm_leadership().await {
-        return not_leader(id, member);
     }
     VolumeResponse { id, result: Some(Answer::Data(ReadData { crcs: data.crcs, payload: data.payload })) }
 }
