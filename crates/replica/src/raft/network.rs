@@ -19,7 +19,6 @@ use openraft::raft::{
     AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
 };
-
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 

@@ -138,15 +138,18 @@ impl Group {
 
     /// Opens the volume at whoever leads; returns the leader's number too.
     pub async fn open(&self, target: TargetId, take_over: bool) -> (usize, Client) {
-        for _ in 0..400 {
-            for (n, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.pool.is_some()) {
-                if let Ok(client) = Client::open(&node.endpoint, self.volume, target, take_over).await {
-                    return (n, client);
+        let find = async {
+            loop {
+                for (n, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.pool.is_some()) {
+                    if let Ok(client) = Client::open(&node.endpoint, self.volume, target, take_over).await {
+                        return (n, client);
+                    }
                 }
+                tokio::time::sleep(Duration::from_millis(25)).await;
             }
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
-        panic!("no leader within 10 s");
+        };
+        // A replica that leads without a majority answers nothing at all.
+        tokio::time::timeout(Duration::from_secs(60), find).await.expect("a leader that serves the volume")
     }
 
     pub async fn stop(mut self) {
