@@ -5,10 +5,11 @@
 //! [`peer`] to the followers, whose [`peer::server`] verifies it and gives it to their openraft. When a majority has
 //! it on stable media, [`raft::state_machine`] points the volume's map at it and the answer goes back.
 //!
-//! `raft` knows openraft and the pool; `volume` is pure; nothing here knows iSCSI or SCSI.
+//! `raft` knows openraft and the pool; `volume` and `membership` are pure; nothing here knows iSCSI or SCSI.
 
 pub mod member;
 pub mod members;
+pub mod membership;
 pub mod peer;
 pub mod raft;
 pub mod serve;

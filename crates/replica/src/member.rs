@@ -1,6 +1,6 @@
 //! One running member of a volume's group: Raft, its store, and the housekeeping between the two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use openraft::errors::{InitializeError, RaftError};
 use openraft::{Instant, ServerState};
 use serde::{Deserialize, Serialize};
 
+use crate::membership::{GroupView, MemberView};
 use crate::peer::directory::Directory;
 use crate::raft::codec::log_id_of;
 use crate::raft::log_store::LogStore;
@@ -19,11 +20,15 @@ use crate::raft::network::Network;
 use crate::raft::settings;
 use crate::raft::state_machine::{StateMachine, VolumeView};
 use crate::raft::types::{Config, MemberNode, Raft};
-use crate::snapshot::SendGuard;
+use crate::snapshot::Sending;
 
 /// A read is answered from the leader's own knowledge when a quorum has confirmed it within this time. Shorter than
 /// the lease (no other leader can exist before that ends) by enough for a clock that runs a little fast.
 const READ_LEASE: Duration = Duration::from_millis(settings::ELECTION_MAX_MS * 3 / 4);
+
+/// A member is in contact when it answered a message sent within this time: three heartbeats, so that a busy machine may
+/// be late with one.
+const CONTACT: Duration = Duration::from_millis(3 * settings::HEARTBEAT_MS);
 
 /// Taking note of a checkpoint is a message to the Raft core and back.
 const SNAPSHOT_WAIT: Duration = Duration::from_secs(5);
@@ -35,7 +40,7 @@ pub struct MemberConfig {
     pub name: String,
     /// This member's id.
     pub replica: ReplicaId,
-    /// The group's first members; later changes are in the log.
+    /// The group's first members; later changes are in the log. Empty: the replica was made to be added to a group.
     pub members: Vec<(ReplicaId, PoolId)>,
 }
 
@@ -54,6 +59,9 @@ pub enum MemberError {
     /// The group could not be formed.
     #[error("forming the group: {0}")]
     Form(String),
+    /// It is not one of the first.
+    #[error("this replica was made to be added to a group that exists; ask the group's leader with AddLearner")]
+    Joins,
 }
 
 /// A running member.
@@ -65,6 +73,8 @@ pub struct Member {
     view: Arc<VolumeView>,
     store: Replica,
     pool: Pool,
+    directory: Directory,
+    sending: Sending,
     housekeeping: tokio::task::JoinHandle<()>,
 }
 
@@ -81,21 +91,25 @@ impl Member {
         let store = pool.replica(volume)?;
         let replica_config = store.config();
         let config: MemberConfig = postcard::from_bytes(&replica_config.user)?;
-        let sending = SendGuard::default();
+        let sending = Sending::default();
         let log = LogStore::new(store.clone());
-        let network = Network::new(volume, directory, sending.clone(), log.appended());
+        let network = Network::new(volume, directory.clone(), sending.clone(), log.appended());
         let machine = StateMachine::open(store.clone()).await.map_err(|e| MemberError::Start(e.to_string()))?;
         let view = machine.view();
         let settings = settings::config();
         let raft = Raft::new(config.replica.0, settings, network, log, machine)
             .await
             .map_err(|e| MemberError::Start(e.to_string()))?;
-        let housekeeping = tokio::spawn(keep_house(volume, store.clone(), raft.clone(), sending));
-        Ok(Self { volume, config, blocks: replica_config.blocks, raft, view, store, pool, housekeeping })
+        let housekeeping = tokio::spawn(keep_house(volume, store.clone(), raft.clone(), sending.clone()));
+        let blocks = replica_config.blocks;
+        Ok(Self { volume, config, blocks, raft, view, store, pool, directory, sending, housekeeping })
     }
 
     /// Forms the group. Done once; repeating it changes nothing.
     pub async fn form(&self, members: &[(ReplicaId, PoolId)]) -> Result<(), MemberError> {
+        if self.config.members.is_empty() {
+            return Err(MemberError::Joins);
+        }
         let nodes: BTreeMap<u64, MemberNode> =
             members.iter().map(|(id, pool)| (id.0, MemberNode { pool: *pool })).collect();
         match self.raft.initialize(nodes).await {
@@ -170,6 +184,21 @@ impl Member {
         }
     }
 
+    /// Whether it was made to be added to a group, and knows nothing of any yet.
+    pub fn is_waiting(&self) -> bool {
+        self.config.members.is_empty() && self.raft.metrics().borrow_watched().membership_config.log_id().is_none()
+    }
+
+    /// Where a pool listens.
+    pub fn endpoint(&self, pool: PoolId) -> Option<String> {
+        self.directory.link(pool).ok().map(|link| link.endpoint().to_string())
+    }
+
+    /// Snapshots under way: blocks sent and blocks in all, by receiver.
+    pub fn snapshots(&self) -> BTreeMap<ReplicaId, (u64, u64)> {
+        self.sending.progress()
+    }
+
     /// The pool that leads the group, as far as this member knows.
     pub fn leader_pool(&self) -> Option<PoolId> {
         let metrics = self.raft.metrics();
@@ -181,7 +210,7 @@ impl Member {
 
 /// After each checkpoint of the pool: tell openraft, then let it drop the log that the checkpoint covers, except for a
 /// tail that serves replicas which were away for a moment.
-async fn keep_house(volume: VolumeId, store: Replica, raft: Raft, sending: SendGuard) {
+async fn keep_house(volume: VolumeId, store: Replica, raft: Raft, sending: Sending) {
     let mut checkpoints = store.checkpointed();
     let mut snapshots = raft.watch_snapshot_progress();
     loop {
@@ -204,6 +233,36 @@ async fn keep_house(volume: VolumeId, store: Replica, raft: Raft, sending: SendG
             return stopped(error.to_string());
         }
     }
+}
+
+/// The group as its leader sees it; `None` for anybody else.
+pub fn group_view(metrics: &openraft::RaftMetrics<Config>) -> Option<GroupView> {
+    let (Some(matched), Some(heard)) = (&metrics.replication, &metrics.heartbeat) else { return None };
+    if metrics.state != ServerState::Leader {
+        return None;
+    }
+    let stored = &metrics.membership_config;
+    let voters: BTreeSet<u64> = stored.voter_ids().collect();
+    let last = metrics.last_log_index.unwrap_or(0);
+    let member = |id: &u64, node: &MemberNode| {
+        let own = *id == metrics.id;
+        let matched = matched.get(id).copied().flatten().map_or(0, |id| id.index);
+        let heard = heard.get(id).copied().flatten().is_some_and(|at| at.elapsed() < CONTACT);
+        MemberView {
+            pool: node.pool,
+            voter: voters.contains(id),
+            matched: if own { last } else { matched },
+            in_contact: own || heard,
+        }
+    };
+    let sets = stored.membership().get_joint_config();
+    Some(GroupView {
+        members: stored.nodes().map(|(id, node)| (ReplicaId(*id), member(id, node))).collect(),
+        voters: sets.last().into_iter().flatten().map(|id| ReplicaId(*id)).collect(),
+        joint: sets.len() > 1,
+        committed: metrics.committed_membership_config == metrics.membership_config,
+        last,
+    })
 }
 
 /// The group's view of a member, for status.

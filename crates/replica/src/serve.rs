@@ -1,12 +1,20 @@
 //! A pool process: its members and its gRPC server, until it is told to stop or its pool is fenced.
+//!
+//! Health (`grpc.health.v1.Health`, on the same socket): `""` and `"ready"` are SERVING from the first answer on, because the
+//! process listens only when its pool has recovered and its replicas are started. They are NOT_SERVING once the pool is fenced
+//! or the process stops. A volume without a majority is not this process's illness.
 
 use std::future::Future;
 use std::time::Duration;
 
+use ballast_api::PoolId;
 use ballast_api::control::pool_control_server::PoolControlServer;
 use ballast_api::replica::replica_server::ReplicaServer;
 use ballast_pool::{Pool, PoolError};
 use ballast_rpc::{Endpoint, EndpointError, Listener};
+
+use tonic_health::ServingStatus;
+use tonic_health::server::health_reporter;
 
 use crate::members::Members;
 use crate::peer::directory::Directory;
@@ -16,6 +24,9 @@ use crate::service::data::DataService;
 /// How often the pool's health is looked at. A fenced pool answers nothing any more, so this only bounds the time
 /// until the process makes way for a restart.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The service name that a readiness probe asks for.
+const READY: &str = "ready";
 
 /// Calls under way may finish in this time when the process stops. Streams of targets and peers never end by themselves
 /// and are cut then; they go on elsewhere the sooner.
@@ -29,6 +40,8 @@ pub struct ServeOptions<F> {
     pub name: String,
     /// Where to listen.
     pub listen: Endpoint,
+    /// The other pools, until SetPeers says more: a restarted pool finds its groups while nobody is there to tell it.
+    pub peers: Vec<(PoolId, Endpoint)>,
     /// Resolves when the process shall stop.
     pub shutdown: F,
 }
@@ -52,10 +65,14 @@ pub enum ServeError {
 
 /// Serves the pool until `shutdown`, then stops the members and closes the pool.
 pub async fn serve<F: Future<Output = ()>>(options: ServeOptions<F>) -> Result<(), ServeError> {
-    let ServeOptions { pool, name, listen, shutdown } = options;
-    let members = Members::start(pool.clone(), Directory::new(pool.id())).await;
+    let ServeOptions { pool, name, listen, peers, shutdown } = options;
+    let directory = Directory::new(pool.id());
+    directory.set(peers);
+    let members = Members::start(pool.clone(), directory).await;
     tracing::info!(pool = %pool.id(), name, %listen, replicas = members.all().len(), "pool is serving");
 
+    let (health, health_service) = health_reporter();
+    health.set_service_status(READY, ServingStatus::Serving).await;
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let router = ballast_rpc::server()
         .add_service(
@@ -63,13 +80,14 @@ pub async fn serve<F: Future<Output = ()>>(options: ServeOptions<F>) -> Result<(
                 .max_decoding_message_size(ballast_rpc::MAX_MESSAGE)
                 .max_encoding_message_size(ballast_rpc::MAX_MESSAGE),
         )
-        .add_service(PoolControlServer::new(ControlService::new(name, members.clone())));
+        .add_service(PoolControlServer::new(ControlService::new(name, members.clone())))
+        .add_service(health_service);
     let mut signal = stopped.clone();
     let signal = async move { _ = signal.wait_for(|stop| *stop).await };
     let incoming = Listener::bind(&listen).await?;
     let mut server = tokio::spawn(incoming.serve(router, signal));
 
-    let mut health = tokio::time::interval(HEALTH_INTERVAL);
+    let mut look = tokio::time::interval(HEALTH_INTERVAL);
     let mut shutdown = std::pin::pin!(shutdown);
     let mut server_ended = false;
     let ended = loop {
@@ -79,11 +97,14 @@ pub async fn serve<F: Future<Output = ()>>(options: ServeOptions<F>) -> Result<(
                 server_ended = true;
                 break result.unwrap_or(Ok(())).map_err(ServeError::from);
             }
-            _ = health.tick() => if let Err(error @ PoolError::Fenced { .. }) = pool.check_open() {
+            _ = look.tick() => if let Err(error @ PoolError::Fenced { .. }) = pool.check_open() {
                 break Err(ServeError::Fenced(error));
             },
         }
     };
+    for service in ["", READY] {
+        health.set_service_status(service, ServingStatus::NotServing).await;
+    }
     _ = stop.send(true);
     members.stop().await;
     // Streams of targets and peers do not end by themselves.

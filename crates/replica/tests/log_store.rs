@@ -15,7 +15,7 @@ use ballast_replica::raft::log_store::LogStore;
 use ballast_replica::raft::network::Network;
 use ballast_replica::raft::state_machine::StateMachine;
 use ballast_replica::raft::types::{Config, Entry, LeaderId, LogId, MemberNode, Vote};
-use ballast_replica::snapshot::SendGuard;
+use ballast_replica::snapshot::Sending;
 use ballast_replica::volume::Command;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -268,7 +268,7 @@ async fn a_stream_of_appends_ends_cleanly_after_its_last_answer() {
     let directory = Directory::new(PoolId::random());
     directory.set([(group.nodes[0].id, group.nodes[0].endpoint.clone())]);
     let appended = tokio::sync::watch::channel(0).1;
-    let mut network = Network::new(group.volume, directory, SendGuard::default(), appended);
+    let mut network = Network::new(group.volume, directory, Sending::default(), appended);
     let node = MemberNode { pool: group.nodes[0].id };
     let mut client = network.new_client(1, &node).await;
     let vote = Vote { leader_id: LeaderId { term: 99, node_id: 2 }, committed: true };

@@ -7,8 +7,8 @@ use std::time::Duration;
 use ballast_api::control::pool_control_server::{PoolControl, PoolControlServer};
 use ballast_api::control::target_control_server::{TargetControl, TargetControlServer};
 use ballast_api::control::{
-    CreateReplicaRequest, Empty, FormGroupRequest, PeerTable, PoolStatus, ReplicaStatus, TargetStatus,
-    TargetVolumeStatus, VolumeRef, VolumeTable,
+    AddLearnerRequest, ChangeVotersRequest, CreateReplicaRequest, Empty, FormGroupRequest, MemberStatus, PeerTable,
+    PoolStatus, RemoveLearnerRequest, ReplicaStatus, TargetStatus, TargetVolumeStatus, VolumeRef, VolumeTable,
 };
 use ballast_api::{PoolId, VolumeId};
 use tokio::net::UnixListener;
@@ -46,6 +46,10 @@ fn id(bytes: &[u8]) -> VolumeId {
     VolumeId::from_slice(bytes).unwrap()
 }
 
+fn first_member(member: ballast_api::control::Member) -> MemberStatus {
+    MemberStatus { replica: member.replica, pool: member.pool, voter: true, ..MemberStatus::default() }
+}
+
 #[tonic::async_trait]
 impl PoolControl for Fake {
     async fn set_peers(&self, request: Request<PeerTable>) -> Result<Response<Empty>, Status> {
@@ -65,7 +69,7 @@ impl PoolControl for Fake {
             blocks: request.blocks,
             replica: request.replica,
             role: "learner".to_owned(),
-            members: request.members,
+            members: request.members.into_iter().map(first_member).collect(),
             ..ReplicaStatus::default()
         };
         memory.replicas.insert(id(&request.volume), status);
@@ -91,6 +95,19 @@ impl PoolControl for Fake {
             Some(_) => Ok(Response::new(Empty {})),
             None => Err(Status::not_found("no such replica")),
         }
+    }
+
+    // `ballast up` never changes who is in a group.
+    async fn add_learner(&self, _: Request<AddLearnerRequest>) -> Result<Response<Empty>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn change_voters(&self, _: Request<ChangeVotersRequest>) -> Result<Response<Empty>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn remove_learner(&self, _: Request<RemoveLearnerRequest>) -> Result<Response<Empty>, Status> {
+        Err(Status::unimplemented("not asked for"))
     }
 
     async fn status(&self, _: Request<Empty>) -> Result<Response<PoolStatus>, Status> {

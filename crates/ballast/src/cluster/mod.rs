@@ -284,7 +284,7 @@ impl Cluster {
 }
 
 fn found_replica(status: &ballast_api::control::ReplicaStatus) -> Option<FoundReplica> {
-    let member = |member: &ballast_api::control::Member| {
+    let member = |member: &ballast_api::control::MemberStatus| {
         Some(Member { replica: ballast_api::ReplicaId(member.replica), pool: PoolId::from_slice(&member.pool).ok()? })
     };
     Some(FoundReplica {

@@ -155,6 +155,7 @@ impl Cluster {
                 blocks: volume.blocks,
                 replica: member.replica.0,
                 members: members.clone(),
+                ..CreateReplicaRequest::default()
             };
             Ok::<(), VolumeError>(node.rpc.create_replica(request).await?)
         });
@@ -166,7 +167,9 @@ impl Cluster {
             let Location::Here(node) = self.locate(member.pool) else {
                 return Err(VolumeError::UnknownPool(member.pool));
             };
-            node.rpc.form_group(FormGroupRequest { volume: volume.id.to_bytes(), members }).await?;
+            node.rpc
+                .form_group(FormGroupRequest { volume: volume.id.to_bytes(), members, ..Default::default() })
+                .await?;
         }
         Ok(self.save(Volume { phase: Phase::Ready, ..volume.clone() }).await?)
     }
@@ -195,7 +198,9 @@ impl Cluster {
 
     pub(super) async fn delete_replica(&self, volume: VolumeId, pool: PoolId) -> Result<(), VolumeError> {
         match self.locate(pool) {
-            Location::Here(node) => Ok(node.rpc.delete_replica(VolumeRef { volume: volume.to_bytes() }).await?),
+            Location::Here(node) => {
+                Ok(node.rpc.delete_replica(VolumeRef { volume: volume.to_bytes(), ..VolumeRef::default() }).await?)
+            }
             Location::Gone => Ok(()),
             Location::Unknown => Err(VolumeError::UnknownPool(pool)),
         }

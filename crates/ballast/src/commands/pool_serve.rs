@@ -23,7 +23,7 @@ pub(super) async fn run(args: PoolServeArgs) -> anyhow::Result<()> {
         let signal = signals.next().await;
         tracing::info!(signal, "stopping");
     };
-    serve(ServeOptions { pool, name: args.name, listen, shutdown }).await?;
+    serve(ServeOptions { pool, name: args.name, listen, peers: Vec::new(), shutdown }).await?;
     Ok(())
 }
 

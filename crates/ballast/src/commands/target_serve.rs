@@ -12,6 +12,6 @@ pub(super) async fn run(args: TargetServeArgs) -> anyhow::Result<()> {
         let signal = signals.next().await;
         tracing::info!(signal, "stopping");
     };
-    serve_target(TargetOptions { portal: args.portal, control, shutdown }).await?;
+    serve_target(TargetOptions { portal: args.portal, control, volumes: None, shutdown }).await?;
     Ok(())
 }

@@ -32,6 +32,14 @@ impl Directory {
         *links = new;
     }
 
+    /// The table in use, ordered by pool.
+    pub fn table(&self) -> Vec<(PoolId, Endpoint)> {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table: Vec<_> = links.iter().map(|(pool, link)| (*pool, link.endpoint().clone())).collect();
+        table.sort_by_key(|(pool, _)| *pool);
+        table
+    }
+
     /// The way to a pool.
     pub fn link(&self, pool: PoolId) -> Result<Arc<Link>, LinkError> {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);

@@ -14,7 +14,7 @@ use ballast_api::replica::peer_request::Op;
 use ballast_api::replica::peer_response;
 use ballast_api::replica::replica_client::ReplicaClient;
 use ballast_api::replica::{PeerRequest, PeerResponse};
-use ballast_api::{PoolId, VolumeId};
+use ballast_api::{PoolId, ReplicaId, VolumeId};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -146,13 +146,13 @@ impl Link {
         Ok(new)
     }
 
-    /// Sends one message and waits for its answer.
-    pub async fn call(&self, volume: VolumeId, op: Op) -> Result<bytes::Bytes, LinkError> {
+    /// Sends one message to member `to` of a group and waits for its answer.
+    pub async fn call(&self, volume: VolumeId, to: ReplicaId, op: Op) -> Result<bytes::Bytes, LinkError> {
         let connection = self.connection().await?;
         let stream = self.next_stream.fetch_add(1, Ordering::Relaxed);
         let (answer, wait) = oneshot::channel();
         connection.register(stream, Route::Once(answer))?;
-        let request = PeerRequest { volume: volume.to_bytes(), stream, seq: 0, op: Some(op) };
+        let request = PeerRequest { volume: volume.to_bytes(), to: to.0, stream, seq: 0, op: Some(op) };
         connection.out.send(request).await.map_err(|_| LinkError::Lost)?;
         let guard = Forget { connection: &connection, stream };
         let response = wait.await.map_err(|_| LinkError::Lost)?;
@@ -160,13 +160,17 @@ impl Link {
         result_of(response)
     }
 
-    /// Opens an ordered sequence of appends.
-    pub async fn open_stream(&self, volume: VolumeId) -> Result<(StreamSender, StreamReceiver), LinkError> {
+    /// Opens an ordered sequence of appends to member `to` of a group.
+    pub async fn open_stream(
+        &self,
+        volume: VolumeId,
+        to: ReplicaId,
+    ) -> Result<(StreamSender, StreamReceiver), LinkError> {
         let connection = self.connection().await?;
         let stream = self.next_stream.fetch_add(1, Ordering::Relaxed);
         let (route, answers) = mpsc::unbounded_channel();
         connection.register(stream, Route::Many(route))?;
-        let sender = StreamSender { connection: connection.clone(), volume: volume.to_bytes(), stream, seq: 0 };
+        let sender = StreamSender { connection: connection.clone(), volume: volume.to_bytes(), to, stream, seq: 0 };
         Ok((sender, StreamReceiver { answers, seq: 0 }))
     }
 
@@ -242,6 +246,7 @@ fn result_of(response: PeerResponse) -> Result<bytes::Bytes, LinkError> {
 pub struct StreamSender {
     connection: Arc<Connection>,
     volume: bytes::Bytes,
+    to: ReplicaId,
     stream: u64,
     seq: u64,
 }
@@ -251,6 +256,7 @@ impl StreamSender {
     pub async fn send(&mut self, append: ballast_api::replica::Append) -> Result<(), LinkError> {
         let request = PeerRequest {
             volume: self.volume.clone(),
+            to: self.to.0,
             stream: self.stream,
             seq: self.seq,
             op: Some(Op::Append(append)),
@@ -265,6 +271,7 @@ impl Drop for StreamSender {
         self.connection.forget(self.stream);
         let close = PeerRequest {
             volume: self.volume.clone(),
+            to: self.to.0,
             stream: self.stream,
             seq: self.seq,
             op: Some(Op::CloseStream(self.stream)),

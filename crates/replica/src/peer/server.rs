@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ballast_api::replica::peer_request::Op;
 use ballast_api::replica::peer_response::Answer;
 use ballast_api::replica::{Append, PeerRequest, PeerResponse};
-use ballast_api::{BLOCK_SIZE, VolumeId};
+use ballast_api::{BLOCK_SIZE, ReplicaId, VolumeId};
 use ballast_pool::Replica;
 use ballast_rpc::busy_poll::{self, Next};
 use futures_util::{Stream, StreamExt};
@@ -32,9 +32,13 @@ const QUEUE: usize = 16;
 
 /// Why a message is answered with an error text.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
+pub(crate) enum Refusal {
     #[error("this pool holds no replica of the volume")]
     UnknownVolume,
+    #[error("this pool holds replica {here} of the volume, not {to}")]
+    OtherReplica { to: ReplicaId, here: ReplicaId },
+    #[error("this replica waits to be added to the group and votes for nobody")]
+    Waiting,
     #[error(transparent)]
     Decode(#[from] DecodeError),
     #[error("entry {index}: block {block} does not match its checksum; it was damaged on the way")]
@@ -54,7 +58,8 @@ where
 {
     let mut sequences: HashMap<u64, mpsc::Sender<Append>> = HashMap::new();
     while let Some(Ok(request)) = requests.next().await {
-        let reply = Reply { volume: request.volume.clone(), stream: request.stream, out: out.clone() };
+        let (to, stream) = (ReplicaId(request.to), request.stream);
+        let reply = Reply { volume: request.volume.clone(), to, stream, out: out.clone() };
         match request.op {
             Some(Op::Append(append)) => {
                 busy_poll::message(Next::Answer);
@@ -70,7 +75,7 @@ where
             Some(other) => {
                 let members = members.clone();
                 tokio::spawn(async move {
-                    let result = serve_single(&members, &reply.volume, other).await;
+                    let result = serve_single(&members, &reply, other).await;
                     reply.send(request.seq, result).await;
                 });
             }
@@ -85,6 +90,7 @@ where
 #[derive(Clone)]
 struct Reply {
     volume: bytes::Bytes,
+    to: ReplicaId,
     stream: u64,
     out: mpsc::Sender<Result<PeerResponse, tonic::Status>>,
 }
@@ -100,14 +106,20 @@ impl Reply {
     }
 }
 
-fn member(members: &Members, volume: &[u8]) -> Result<Arc<Member>, Refusal> {
+/// The member that a message is for. A pool may hold another replica of the volume than the sender believes: the one it
+/// means was removed, and its successor must not be taken for it.
+pub(crate) fn member(members: &Members, volume: &[u8], to: ReplicaId) -> Result<Arc<Member>, Refusal> {
     let volume = VolumeId::from_slice(volume).map_err(|_| Refusal::UnknownVolume)?;
-    members.get(volume).ok_or(Refusal::UnknownVolume)
+    let member = members.get(volume).ok_or(Refusal::UnknownVolume)?;
+    match member.config().replica {
+        here if to != ReplicaId(0) && to != here => Err(Refusal::OtherReplica { to, here }),
+        _ => Ok(member),
+    }
 }
 
 async fn serve_sequence(members: Arc<Members>, reply: Reply, mut appends: mpsc::Receiver<Append>) {
     let mut seq = 0;
-    let refusal = match member(&members, &reply.volume) {
+    let refusal = match member(&members, &reply.volume, reply.to) {
         Err(refusal) => Some(refusal),
         Ok(member) => {
             let (feed, input) = mpsc::channel(QUEUE);
@@ -194,8 +206,13 @@ fn new_blocks(request: &AppendEntriesRequest<Config>, log: &Replica) -> u64 {
     blocks.sum()
 }
 
-async fn serve_single(members: &Members, volume: &[u8], op: Op) -> Result<Vec<u8>, Refusal> {
-    let member = member(members, volume)?;
+async fn serve_single(members: &Members, reply: &Reply, op: Op) -> Result<Vec<u8>, Refusal> {
+    let member = member(members, &reply.volume, reply.to)?;
+    // What it knows of the group came with its first entries. Before those it could help a member that was removed long
+    // ago, and whose log is newer than none, to a majority that does not exist.
+    if matches!(op, Op::Vote(_) | Op::PreVote(_) | Op::TransferLeader(_)) && member.is_waiting() {
+        return Err(Refusal::Waiting);
+    }
     let raft = member.raft();
     let stopped = |error: String| Refusal::Stopped(error);
     match op {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ballast_api::replica::peer_request::Op;
-use ballast_api::{PoolId, VolumeId, replica as wire};
+use ballast_api::{PoolId, ReplicaId, VolumeId, replica as wire};
 use futures_util::future::{BoxFuture, Either, select};
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use openraft::OptionalSend;
@@ -27,7 +27,7 @@ use super::types::{Config, MemberNode, Snapshot, Vote};
 use crate::peer::answer;
 use crate::peer::directory::Directory;
 use crate::peer::link::{Link, LinkError, StreamReceiver, StreamSender};
-use crate::snapshot::{SendGuard, VolumeImage, send};
+use crate::snapshot::{Sending, VolumeImage, send};
 
 /// Appends sent and not yet answered, for one follower of one group. Together with the size of an append this bounds
 /// what a follower that stopped answering can hold in memory.
@@ -43,14 +43,14 @@ const COMMIT_DELAY: Duration = Duration::from_millis(10);
 pub struct Network {
     volume: VolumeId,
     directory: Directory,
-    sending: SendGuard,
+    sending: Sending,
     appended: watch::Receiver<u64>,
 }
 
 impl Network {
     /// For the group of `volume`. `sending` holds back log purging while a snapshot is under way; `appended` is the last
     /// index of our own log.
-    pub fn new(volume: VolumeId, directory: Directory, sending: SendGuard, appended: watch::Receiver<u64>) -> Self {
+    pub fn new(volume: VolumeId, directory: Directory, sending: Sending, appended: watch::Receiver<u64>) -> Self {
         Self { volume, directory, sending, appended }
     }
 }
@@ -58,18 +58,19 @@ impl Network {
 impl RaftNetworkFactory<Config> for Network {
     type Network = Client;
 
-    async fn new_client(&mut self, _target: u64, node: &MemberNode) -> Client {
-        Client { network: self.clone(), pool: node.pool, heartbeat: false }
+    async fn new_client(&mut self, target: u64, node: &MemberNode) -> Client {
+        Client { network: self.clone(), to: ReplicaId(target), pool: node.pool, heartbeat: false }
     }
 
-    async fn new_heartbeat_client(&mut self, _target: u64, node: &MemberNode) -> Client {
-        Client { network: self.clone(), pool: node.pool, heartbeat: true }
+    async fn new_heartbeat_client(&mut self, target: u64, node: &MemberNode) -> Client {
+        Client { network: self.clone(), to: ReplicaId(target), pool: node.pool, heartbeat: true }
     }
 }
 
 /// The way to one member of a group.
 pub struct Client {
     network: Network,
+    to: ReplicaId,
     pool: PoolId,
     heartbeat: bool,
 }
@@ -81,7 +82,7 @@ impl Client {
 
     async fn call(&self, op: Op) -> Result<bytes::Bytes, RPCError<Config>> {
         let link = self.link().map_err(rpc_error)?;
-        link.call(self.network.volume, op).await.map_err(rpc_error)
+        link.call(self.network.volume, self.to, op).await.map_err(rpc_error)
     }
 }
 
@@ -210,7 +211,7 @@ impl NetStreamAppend<Config> for Client {
             // else it would try an unreachable peer again without any pause.
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
             let link = self.link().map_err(rpc_error)?;
-            let (sender, receiver) = link.open_stream(self.network.volume).await.map_err(rpc_error)?;
+            let (sender, receiver) = link.open_stream(self.network.volume, self.to).await.map_err(rpc_error)?;
             let (first, input, sender) = (Some(first), Some(input), Some(sender));
             let appended = self.network.appended.clone();
             let delay = Box::pin(tokio::time::sleep(COMMIT_DELAY));
@@ -266,8 +267,9 @@ impl NetSnapshot<Config> for Client {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Config>, StreamingError<Config>> {
         let link = self.link().map_err(rpc_error)?;
-        let _holds_the_log = self.network.sending.enter();
-        let transfer = std::pin::pin!(send(&link, self.network.volume, vote, snapshot));
+        // While it lives the log is held, and the status shows it.
+        let transfer = self.network.sending.begin(self.to);
+        let transfer = std::pin::pin!(send(&link, self.network.volume, &transfer, vote, snapshot));
         match select(transfer, std::pin::pin!(cancel)).await {
             Either::Left((Ok(vote), _)) => Ok(SnapshotResponse::new(vote)),
             Either::Left((Err(error), _)) => Err(RPCError::Unreachable(Unreachable::new(&error)).into()),

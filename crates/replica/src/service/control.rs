@@ -1,19 +1,23 @@
 //! `ballast.control.v1.PoolControl`: what the supervisor or the operator asks of a pool process.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ballast_api::control::pool_control_server::PoolControl;
 use ballast_api::control::{
-    CreateReplicaRequest, DeviceStatus, Empty, FormGroupRequest, Member as WireMember, PeerTable, PoolStatus,
-    ReplicaStatus, VolumeRef,
+    AddLearnerRequest, ChangeVotersRequest, CreateReplicaRequest, DeviceStatus, Empty, FormGroupRequest,
+    Member as WireMember, MemberStatus, Peer, PeerTable, PoolStatus, RemoveLearnerRequest, ReplicaStatus,
+    SnapshotProgress, VolumeRef,
 };
 use ballast_api::{BlockCount, PoolId, ReplicaId, VolumeId};
 use ballast_pool::PoolError;
 use openraft::async_runtime::watch::WatchReceiver;
 use tonic::{Request, Response, Status};
 
-use crate::member::{Member, MemberConfig, MemberError, role};
+use super::change;
+use crate::member::{Member, MemberConfig, MemberError, group_view, role};
 use crate::members::Members;
+use crate::raft::types::MemberNode;
 
 /// The service over the members of this process.
 pub struct ControlService {
@@ -26,6 +30,31 @@ impl ControlService {
     pub fn new(name: String, members: Arc<Members>) -> Self {
         Self { name, members }
     }
+
+    /// Refuses a call that means another pool. A blank disk makes a new pool behind an old address, and a replica must not
+    /// be made again there under an id that has voted.
+    fn check_pool(&self, expected: &[u8]) -> Result<(), Status> {
+        if expected.is_empty() {
+            return Ok(());
+        }
+        let own = self.members.pool().id();
+        match pool_id(expected)? {
+            expected if expected == own => Ok(()),
+            expected => Err(Status::failed_precondition(format!(
+                "this is pool {own}, not pool {expected}: the device at this address was replaced; remove the replicas \
+                 of the lost pool from their groups, and use this one as a new pool"
+            ))),
+        }
+    }
+
+    fn member(&self, volume: &[u8]) -> Result<Arc<Member>, Status> {
+        let volume = volume_id(volume)?;
+        self.members.get(volume).ok_or_else(|| Status::not_found("this pool holds no replica of the volume"))
+    }
+}
+
+fn pool_id(bytes: &[u8]) -> Result<PoolId, Status> {
+    PoolId::from_slice(bytes).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 fn volume_id(bytes: &[u8]) -> Result<VolumeId, Status> {
@@ -33,13 +62,7 @@ fn volume_id(bytes: &[u8]) -> Result<VolumeId, Status> {
 }
 
 fn group(members: Vec<WireMember>) -> Result<Vec<(ReplicaId, PoolId)>, Status> {
-    members
-        .into_iter()
-        .map(|member| {
-            let pool = PoolId::from_slice(&member.pool).map_err(|e| Status::invalid_argument(e.to_string()))?;
-            Ok((ReplicaId(member.replica), pool))
-        })
-        .collect()
+    members.into_iter().map(|member| Ok((ReplicaId(member.replica), pool_id(&member.pool)?))).collect()
 }
 
 fn status_of(error: MemberError) -> Status {
@@ -48,6 +71,7 @@ fn status_of(error: MemberError) -> Status {
         MemberError::Pool(PoolError::ReplicaExists { .. }) => Status::already_exists(error.to_string()),
         MemberError::Pool(PoolError::UnknownReplica { .. }) => Status::not_found(error.to_string()),
         MemberError::Pool(PoolError::Fenced { .. }) => Status::unavailable(error.to_string()),
+        MemberError::Joins => Status::failed_precondition(error.to_string()),
         _ => Status::internal(error.to_string()),
     }
 }
@@ -57,9 +81,8 @@ impl PoolControl for ControlService {
     async fn set_peers(&self, request: Request<PeerTable>) -> Result<Response<Empty>, Status> {
         let mut peers = Vec::new();
         for peer in request.into_inner().peers {
-            let pool = PoolId::from_slice(&peer.pool).map_err(|e| Status::invalid_argument(e.to_string()))?;
             let endpoint = peer.endpoint.parse().map_err(|e| Status::invalid_argument(format!("{e}")))?;
-            peers.push((pool, endpoint));
+            peers.push((pool_id(&peer.pool)?, endpoint));
         }
         self.members.directory().set(peers);
         Ok(Response::new(Empty {}))
@@ -67,6 +90,7 @@ impl PoolControl for ControlService {
 
     async fn create_replica(&self, request: Request<CreateReplicaRequest>) -> Result<Response<Empty>, Status> {
         let request = request.into_inner();
+        self.check_pool(&request.pool)?;
         let volume = volume_id(&request.volume)?;
         let config =
             MemberConfig { name: request.name, replica: ReplicaId(request.replica), members: group(request.members)? };
@@ -76,16 +100,41 @@ impl PoolControl for ControlService {
 
     async fn form_group(&self, request: Request<FormGroupRequest>) -> Result<Response<Empty>, Status> {
         let request = request.into_inner();
-        let volume = volume_id(&request.volume)?;
-        let member =
-            self.members.get(volume).ok_or_else(|| Status::not_found("this pool holds no replica of the volume"))?;
+        self.check_pool(&request.pool)?;
+        let member = self.member(&request.volume)?;
         member.form(&group(request.members)?).await.map_err(status_of)?;
         Ok(Response::new(Empty {}))
     }
 
     async fn delete_replica(&self, request: Request<VolumeRef>) -> Result<Response<Empty>, Status> {
-        let volume = volume_id(&request.into_inner().volume)?;
-        self.members.delete(volume).await.map_err(status_of)?;
+        let request = request.into_inner();
+        self.check_pool(&request.pool)?;
+        self.members.delete(volume_id(&request.volume)?).await.map_err(status_of)?;
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn add_learner(&self, request: Request<AddLearnerRequest>) -> Result<Response<Empty>, Status> {
+        let request = request.into_inner();
+        self.check_pool(&request.pool)?;
+        let new = request.member.ok_or_else(|| Status::invalid_argument("the new member is missing"))?;
+        let member = self.member(&request.volume)?;
+        change::add_learner(&member, ReplicaId(new.replica), pool_id(&new.pool)?).await?;
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn change_voters(&self, request: Request<ChangeVotersRequest>) -> Result<Response<Empty>, Status> {
+        let request = request.into_inner();
+        self.check_pool(&request.pool)?;
+        let member = self.member(&request.volume)?;
+        change::change_voters(&member, request.voters.into_iter().map(ReplicaId).collect()).await?;
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn remove_learner(&self, request: Request<RemoveLearnerRequest>) -> Result<Response<Empty>, Status> {
+        let request = request.into_inner();
+        self.check_pool(&request.pool)?;
+        let member = self.member(&request.volume)?;
+        change::remove_learner(&member, ReplicaId(request.replica)).await?;
         Ok(Response::new(Empty {}))
     }
 
@@ -122,26 +171,46 @@ impl PoolControl for ControlService {
             payload_bytes_written: stats.payload_bytes_written,
             prepare_bytes_written: stats.prepare_bytes_written,
             checkpoint_bytes_written: stats.checkpoint_bytes_written,
+            peers: self.members.directory().table().into_iter().map(wire_peer).collect(),
         }))
     }
+}
+
+fn wire_peer((pool, endpoint): (PoolId, ballast_rpc::Endpoint)) -> Peer {
+    Peer { pool: pool.to_bytes(), endpoint: endpoint.to_string() }
 }
 
 fn replica_status(member: &Member) -> ReplicaStatus {
     let metrics = member.raft().metrics();
     let metrics = metrics.borrow_watched();
     let detail = metrics.running_state.as_ref().err().map(ToString::to_string).unwrap_or_default();
-    let members = metrics
-        .membership_config
-        .nodes()
-        .map(|(id, node)| WireMember { replica: *id, pool: node.pool.to_bytes() })
-        .collect::<Vec<_>>();
-    // Before the group is formed only the creation request knows the members.
-    let members = if members.is_empty() {
-        let first = &member.config().members;
-        first.iter().map(|(id, pool)| WireMember { replica: id.0, pool: pool.to_bytes() }).collect()
-    } else {
-        members
+    let membership = &metrics.membership_config;
+    let view = group_view(&metrics);
+    let snapshots = member.snapshots();
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    let member_status = |(id, node): (&u64, &MemberNode)| {
+        let seen = view.as_ref().and_then(|view| view.members.get(&ReplicaId(*id)));
+        let snapshot = snapshots.get(&ReplicaId(*id));
+        MemberStatus {
+            replica: *id,
+            pool: node.pool.to_bytes(),
+            voter: voters.contains(id),
+            matched_index: seen.map(|seen| seen.matched),
+            in_contact: seen.map(|seen| seen.in_contact),
+            snapshot: snapshot.map(|(sent, total)| SnapshotProgress { blocks_sent: *sent, blocks_total: *total }),
+        }
     };
+    let mut members: Vec<_> = membership.nodes().map(member_status).collect();
+    // Before the group is formed only the creation request knows the members.
+    if members.is_empty() {
+        let first = |(id, pool): &(ReplicaId, PoolId)| MemberStatus {
+            replica: id.0,
+            pool: pool.to_bytes(),
+            voter: true,
+            ..MemberStatus::default()
+        };
+        members = member.config().members.iter().map(first).collect();
+    }
     ReplicaStatus {
         volume: member.volume().to_bytes(),
         name: member.config().name.clone(),
@@ -156,5 +225,7 @@ fn replica_status(member: &Member) -> ReplicaStatus {
         epoch: member.view().epoch().0,
         members,
         detail,
+        changing: membership.membership().get_joint_config().len() > 1
+            || metrics.committed_membership_config != *membership,
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ballast_api::replica::replica_server::Replica as ReplicaService;
 use ballast_api::replica::snapshot_chunk::Part;
 use ballast_api::replica::{PeerRequest, PeerResponse, SnapshotChunk, SnapshotResult, VolumeRequest, VolumeResponse};
-use ballast_api::{PoolId, VolumeId};
+use ballast_api::{PoolId, ReplicaId};
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -69,9 +69,8 @@ impl ReplicaService for DataService {
             Some(Part::Header(header)) => header,
             _ => return Err(Status::invalid_argument("a snapshot begins with its header")),
         };
-        let volume = VolumeId::from_slice(&header.volume).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let member =
-            self.members.get(volume).ok_or_else(|| Status::not_found("this pool holds no replica of the volume"))?;
+        let member = peer::server::member(&self.members, &header.volume, ReplicaId(header.to))
+            .map_err(|refusal| Status::not_found(refusal.to_string()))?;
         let (vote, snapshot) = snapshot::receive(member.store(), header, chunks)
             .await
             .map_err(|error| Status::aborted(error.to_string()))?;

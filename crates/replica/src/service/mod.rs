@@ -1,5 +1,6 @@
 //! The gRPC services of a pool process.
 
+pub mod change;
 pub mod control;
 pub mod data;
 mod session;

@@ -12,7 +12,6 @@ use ballast_api::replica::{self as wire, Done, Failure, Opened, ReadData, Volume
 use ballast_api::{BLOCK_SIZE, BlockCount, Epoch, Lba, TargetId, VolumeId};
 use ballast_pool::{Admission, PoolError};
 use ballast_rpc::busy_poll::{self, Next};
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt};
@@ -121,14 +120,19 @@ fn ready(response: VolumeResponse) -> Pending {
 }
 
 fn failure(id: u64, code: Code, message: impl ToString) -> VolumeResponse {
-    let failure = Failure { code: code.into(), message: message.to_string(), leader_pool: Bytes::new() };
+    let failure = Failure { code: code.into(), message: message.to_string(), ..Failure::default() };
     VolumeResponse { id, result: Some(Answer::Failure(failure)) }
 }
 
 fn not_leader(id: u64, member: &Member) -> VolumeResponse {
-    let leader_pool = member.leader_pool().map(|pool| pool.to_bytes()).unwrap_or_default();
-    let message = "this replica does not lead the volume".to_owned();
-    VolumeResponse { id, result: Some(Answer::Failure(Failure { code: Code::NotLeader.into(), message, leader_pool })) }
+    let leader = member.leader_pool();
+    let failure = Failure {
+        code: Code::NotLeader.into(),
+        message: "this replica does not lead the volume".to_owned(),
+        leader_pool: leader.map(|pool| pool.to_bytes()).unwrap_or_default(),
+        leader_endpoint: leader.and_then(|pool| member.endpoint(pool)).unwrap_or_default(),
+    };
+    VolumeResponse { id, result: Some(Answer::Failure(failure)) }
 }
 
 fn pool_failure(id: u64, error: &PoolError) -> VolumeResponse {

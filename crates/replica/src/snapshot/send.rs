@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::VolumeImage;
+use super::{Transfer, VolumeImage};
 use crate::peer::answer;
 use crate::peer::link::{Link, LinkError};
 use crate::raft::codec::{DecodeError, log_id_to_wire, vote_to_wire};
@@ -42,7 +42,13 @@ pub enum SendError {
 }
 
 /// Sends the whole volume to a peer. Returns the receiver's vote once it has installed it.
-pub async fn send(link: &Link, volume: VolumeId, vote: Vote, snapshot: Snapshot) -> Result<Vote, SendError> {
+pub async fn send(
+    link: &Link,
+    volume: VolumeId,
+    transfer: &Transfer,
+    vote: Vote,
+    snapshot: Snapshot,
+) -> Result<Vote, SendError> {
     let VolumeImage::Local { replica, state } = snapshot.snapshot else { return Err(SendError::NotLocal) };
     let at = snapshot.meta.last_log_id;
     tracing::info!(%volume, to = %link.endpoint(), at = at.map_or(0, |id| id.index), "sending snapshot");
@@ -52,11 +58,12 @@ pub async fn send(link: &Link, volume: VolumeId, vote: Vote, snapshot: Snapshot)
         last_log: at.as_ref().map(log_id_to_wire),
         state,
         capacity: replica.config().blocks.0,
+        to: transfer.to().0,
     };
     let channel = link.bulk_channel().await?;
     let mut client = ReplicaClient::new(channel).max_encoding_message_size(ballast_rpc::MAX_MESSAGE);
     let (chunks, stream) = mpsc::channel(QUEUE);
-    let read = read_volume(replica, volume, header, chunks);
+    let read = read_volume(replica, Progress::new(volume, transfer), header, chunks);
     let call = client.install_snapshot(ReceiverStream::new(stream));
     let (read, answer) = tokio::join!(read, call);
     // A refusal of the receiver also ends the reading, so its reason comes first.
@@ -67,12 +74,11 @@ pub async fn send(link: &Link, volume: VolumeId, vote: Vote, snapshot: Snapshot)
 
 async fn read_volume(
     replica: Replica,
-    volume: VolumeId,
+    mut progress: Progress<'_>,
     header: SnapshotHeader,
     chunks: mpsc::Sender<SnapshotChunk>,
 ) -> Result<(), SendError> {
-    let total = replica.allocated_blocks();
-    let mut progress = Progress::new(volume, total);
+    progress.begin(replica.allocated_blocks());
     if chunks.send(SnapshotChunk { part: Some(Part::Header(header)) }).await.is_err() {
         return Ok(());
     }
@@ -97,19 +103,26 @@ async fn read_volume(
     Ok(())
 }
 
-/// One log line for each tenth of the way.
-struct Progress {
+/// Told to the status, and one log line for each tenth of the way.
+struct Progress<'a> {
     volume: VolumeId,
+    transfer: &'a Transfer,
     total: u64,
     tenth: u64,
 }
 
-impl Progress {
-    fn new(volume: VolumeId, total: u64) -> Self {
-        Self { volume, total, tenth: 0 }
+impl<'a> Progress<'a> {
+    fn new(volume: VolumeId, transfer: &'a Transfer) -> Self {
+        Self { volume, transfer, total: 0, tenth: 0 }
+    }
+
+    fn begin(&mut self, total: u64) {
+        self.total = total;
+        self.transfer.note(0, total);
     }
 
     fn step(&mut self, sent: u64) {
+        self.transfer.note(sent, self.total);
         let tenth = (sent * 10).checked_div(self.total).unwrap_or(10);
         if tenth > self.tenth {
             self.tenth = tenth;

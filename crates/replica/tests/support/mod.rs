@@ -2,11 +2,14 @@
 // Code of tests: a failed unwrap is a failed test.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
+pub mod load;
+pub mod operator;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ballast_api::control::pool_control_client::PoolControlClient;
-use ballast_api::control::{CreateReplicaRequest, FormGroupRequest, Member, Peer, PeerTable};
+use ballast_api::control::{CreateReplicaRequest, Empty, FormGroupRequest, Member, Peer, PeerTable, ReplicaStatus};
 use ballast_api::replica::failure::Code;
 use ballast_api::replica::replica_client::ReplicaClient;
 use ballast_api::replica::volume_request::Op;
@@ -20,7 +23,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 pub const VOLUME_BLOCKS: u64 = 65536;
 
@@ -48,6 +51,7 @@ impl Node {
             pool,
             name: "test".to_owned(),
             listen: self.endpoint.clone(),
+            peers: Vec::new(),
             shutdown: async move { _ = stopped.await },
         };
         self.stop = Some(stop);
@@ -82,12 +86,17 @@ impl Group {
     }
 
     pub async fn with_pools(count: usize, bytes: u64) -> Self {
+        Self::with_spares(count, 0, bytes).await
+    }
+
+    /// A group on the first `count` pools, and `spares` more pools.
+    pub async fn with_spares(count: usize, spares: usize, bytes: u64) -> Self {
         // Shown with `RUST_LOG=info cargo test -- --nocapture`.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let dir = tempfile::tempdir().unwrap();
         let mut nodes = Vec::new();
-        for n in 0..count {
+        for n in 0..count + spares {
             let device = dir.path().join(format!("{n}.img"));
             let config = PoolConfig {
                 name: format!("pool-{n}"),
@@ -100,29 +109,36 @@ impl Group {
             nodes.push(Node { id, device, endpoint, pool: None, stop: None, task: None });
         }
         let mut group = Self { dir, nodes, volume: VolumeId::random() };
-        for n in 0..count {
-            group.nodes[n].start().await;
+        for node in &mut group.nodes {
+            node.start().await;
         }
         group.set_peers().await;
-        let members = group.members();
-        for (n, node) in group.nodes.iter().enumerate() {
-            let request = CreateReplicaRequest {
-                volume: group.volume.to_bytes(),
-                name: "demo".to_owned(),
-                blocks: VOLUME_BLOCKS,
-                replica: n as u64 + 1,
-                members: members.clone(),
-            };
-            node.control().await.create_replica(request).await.unwrap();
+        let members: Vec<Member> = (0..count).map(|n| group.member(n, n as u64 + 1)).collect();
+        for n in 0..count {
+            group.create(n, n as u64 + 1, members.clone()).await.unwrap();
         }
-        let form = FormGroupRequest { volume: group.volume.to_bytes(), members };
+        let pool = group.nodes[0].id.to_bytes();
+        let form = FormGroupRequest { volume: group.volume.to_bytes(), members, pool };
         group.nodes[0].control().await.form_group(form).await.unwrap();
         group
     }
 
-    fn members(&self) -> Vec<Member> {
-        let members = self.nodes.iter().enumerate();
-        members.map(|(n, node)| Member { replica: n as u64 + 1, pool: node.id.to_bytes() }).collect()
+    /// Replica `replica` on pool number `n`.
+    pub fn member(&self, n: usize, replica: u64) -> Member {
+        Member { replica, pool: self.nodes[n].id.to_bytes() }
+    }
+
+    /// Makes a replica on pool number `n`.
+    pub async fn create(&self, n: usize, replica: u64, members: Vec<Member>) -> Result<(), Status> {
+        let request = CreateReplicaRequest {
+            volume: self.volume.to_bytes(),
+            name: "demo".to_owned(),
+            blocks: VOLUME_BLOCKS,
+            replica,
+            members,
+            pool: self.nodes[n].id.to_bytes(),
+        };
+        self.nodes[n].control().await.create_replica(request).await.map(drop)
     }
 
     pub async fn set_peers(&self) {
@@ -150,6 +166,12 @@ impl Group {
         };
         // A replica that leads without a majority answers nothing at all.
         tokio::time::timeout(Duration::from_secs(60), find).await.expect("a leader that serves the volume")
+    }
+
+    /// What pool number `n` says of its replica.
+    pub async fn status(&self, n: usize) -> Option<ReplicaStatus> {
+        let status = self.nodes[n].control().await.status(Empty {}).await.unwrap().into_inner();
+        status.replicas.into_iter().find(|replica| replica.volume == self.volume.to_bytes())
     }
 
     pub async fn stop(mut self) {

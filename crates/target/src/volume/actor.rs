@@ -66,9 +66,12 @@ pub(super) async fn run(
                     busy_poll::message(if core.is_busy() { Next::Answer } else { Next::Request });
                     _ = ticket.send(result);
                 }
-                Action::Connect { pool, pause } => {
+                Action::Connect { pool, at, pause } => {
                     stream = None;
-                    connecting = Some(Box::pin(connect(replicas.get(&pool).cloned(), pool, pause)));
+                    // Where our own list has it, it is tried when its turn comes.
+                    let said = at.as_deref().and_then(|at| at.parse().ok());
+                    let endpoint = said.or_else(|| replicas.get(&pool).cloned());
+                    connecting = Some(Box::pin(connect(endpoint, pool, pause)));
                 }
             }
         }

@@ -10,6 +10,9 @@
 //! Invariants, restored after each event
 //! * Every operation is unanswered exactly once: it is in `ops` until its reply is given.
 //! * Online means: one stream, one epoch, every operation of `ops` sent on it under that epoch, in order of its id.
+//! * Every replica of the list is tried again and again, whatever the others say: a hint at the leader is followed, but at
+//!   most [`MAX_HINTS`] in a row, because replicas that were removed from the group name leaders of long ago.
+//! * The list may be out of date. A hint that says where the leader listens leads to it although it is not in the list.
 //! * The volume is taken over only once, at the first open; a reconnect asks for a new epoch as the owner. If somebody
 //!   else owns the volume by then, this client is fenced for good.
 
@@ -33,6 +36,8 @@ pub(super) const STALL: Duration = Duration::from_secs(3);
 const STALL_MAX: Duration = Duration::from_secs(24);
 /// Pause between attempts.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// Hints followed before the next replica of the list has its turn.
+const MAX_HINTS: u8 = 2;
 /// Times a block may arrive damaged at the replica before this is an error.
 const DAMAGED_RETRIES: u8 = 3;
 
@@ -56,8 +61,8 @@ pub(super) type OpResult = Result<Reply, DeviceError>;
 /// What the shell has to do.
 #[derive(Debug)]
 pub(super) enum Action<T> {
-    /// Drop the stream, if any; wait; connect to this pool; report `connected` or `lost`.
-    Connect { pool: PoolId, pause: Duration },
+    /// Drop the stream, if any; wait; connect to this pool, listed or said to be `at`; report `connected` or `lost`.
+    Connect { pool: PoolId, at: Option<String>, pause: Duration },
     /// Send on the stream.
     Send(VolumeRequest),
     /// Answer the asker.
@@ -89,7 +94,12 @@ pub(super) struct Core<T> {
     volume: VolumeId,
     target: TargetId,
     replicas: Vec<PoolId>,
-    candidate: usize,
+    /// Whose turn it is in the list.
+    turn: usize,
+    /// Who is tried or used.
+    candidate: Option<PoolId>,
+    /// Hints followed since the last turn.
+    hints: u8,
     phase: Phase,
     epoch: Epoch,
     took_over: bool,
@@ -106,8 +116,10 @@ impl<T> Core<T> {
         Self {
             volume,
             target,
+            candidate: replicas.first().copied(),
             replicas,
-            candidate: 0,
+            turn: 0,
+            hints: 0,
             phase: Phase::Seeking { since: Instant::now() },
             epoch: Epoch(0),
             took_over: false,
@@ -142,7 +154,7 @@ impl<T> Core<T> {
     }
 
     pub(super) fn leader(&self) -> Option<PoolId> {
-        if self.is_online() { self.replicas.get(self.candidate).copied() } else { None }
+        if self.is_online() { self.candidate } else { None }
     }
 
     pub(super) fn retries(&self) -> u64 {
@@ -152,19 +164,19 @@ impl<T> Core<T> {
     /// Begins to look for the leader.
     pub(super) fn start(&mut self, now: Instant) -> Vec<Action<T>> {
         self.phase = Phase::Seeking { since: now };
-        self.connect(Duration::ZERO)
+        self.connect(None, Duration::ZERO)
     }
 
-    /// The replicas moved.
+    /// The replicas moved. A stream that stands stays, also when its replica is not listed any more: the group may still
+    /// be led from there.
     pub(super) fn set_replicas(&mut self, replicas: Vec<PoolId>) {
-        let current = self.replicas.get(self.candidate).copied();
-        self.candidate = replicas.iter().position(|pool| Some(*pool) == current).unwrap_or(0);
+        self.turn = replicas.iter().position(|pool| Some(*pool) == self.candidate).unwrap_or(0);
         self.replicas = replicas;
     }
 
-    fn connect(&self, pause: Duration) -> Vec<Action<T>> {
-        match self.replicas.get(self.candidate) {
-            Some(pool) => vec![Action::Connect { pool: *pool, pause }],
+    fn connect(&self, at: Option<String>, pause: Duration) -> Vec<Action<T>> {
+        match self.candidate {
+            Some(pool) => vec![Action::Connect { pool, at, pause }],
             None => Vec::new(),
         }
     }
@@ -211,19 +223,31 @@ impl<T> Core<T> {
         self.seek(now, None)
     }
 
-    fn seek(&mut self, now: Instant, hint: Option<PoolId>) -> Vec<Action<T>> {
+    /// Goes on to another replica: the one that leads, if somebody said which, or the next of the list.
+    fn seek(&mut self, now: Instant, hint: Option<Hint>) -> Vec<Action<T>> {
         let was_online = self.is_online();
         if was_online {
             self.retries += 1;
         }
         self.phase = Phase::Seeking { since: now };
-        let hinted = hint.and_then(|pool| self.replicas.iter().position(|candidate| *candidate == pool));
-        match hinted {
-            Some(candidate) if candidate != self.candidate => self.candidate = candidate,
-            _ => self.candidate = (self.candidate + 1) % self.replicas.len().max(1),
-        }
+        let can_be_reached = |hint: &Hint| hint.endpoint.is_some() || self.replicas.contains(&hint.pool);
+        // A replica that names itself has just refused.
+        let hint = hint.filter(|hint| Some(hint.pool) != self.candidate && can_be_reached(hint));
+        let at = match hint.filter(|_| self.hints < MAX_HINTS) {
+            Some(hint) => {
+                self.hints += 1;
+                self.candidate = Some(hint.pool);
+                hint.endpoint
+            }
+            None => {
+                self.hints = 0;
+                self.turn = (self.turn + 1) % self.replicas.len().max(1);
+                self.candidate = self.replicas.get(self.turn).copied();
+                None
+            }
+        };
         // The first step after a loss is taken at once; during an election all steps fail, so the next ones wait.
-        self.connect(if was_online { Duration::ZERO } else { RETRY_PAUSE })
+        self.connect(at, if was_online { Duration::ZERO } else { RETRY_PAUSE })
     }
 
     /// An answer on the current stream.
@@ -259,6 +283,8 @@ impl<T> Core<T> {
         match result {
             Some(WireResult::Opened(opened)) => {
                 self.phase = Phase::Online;
+                self.hints = 0;
+                self.turn = self.replicas.iter().position(|pool| Some(*pool) == self.candidate).unwrap_or(self.turn);
                 self.took_over = true;
                 self.epoch = Epoch(opened.epoch);
                 let ids: Vec<u64> = self.ops.keys().copied().collect();
@@ -273,7 +299,7 @@ impl<T> Core<T> {
             }
             Some(WireResult::Failure(failure)) => match failure.code() {
                 Code::Fenced => self.fence(),
-                Code::NotLeader => self.seek(now, PoolId::from_slice(&failure.leader_pool).ok()),
+                Code::NotLeader => self.seek(now, Hint::of(failure)),
                 _ => self.seek(now, None),
             },
             _ => self.seek(now, None),
@@ -282,7 +308,7 @@ impl<T> Core<T> {
 
     fn failed(&mut self, now: Instant, id: u64, failure: Failure) -> Verdict<T> {
         match failure.code() {
-            Code::NotLeader => Verdict::Act(self.seek(now, PoolId::from_slice(&failure.leader_pool).ok())),
+            Code::NotLeader => Verdict::Act(self.seek(now, Hint::of(failure))),
             Code::Unavailable | Code::UnknownVolume | Code::Unspecified => Verdict::Act(self.seek(now, None)),
             Code::Fenced => Verdict::Act(self.fence()),
             Code::BadChecksum => {
@@ -340,6 +366,19 @@ impl<T> Core<T> {
             _ => {}
         }
         actions
+    }
+}
+
+/// Who leads, as a replica said that does not.
+struct Hint {
+    pool: PoolId,
+    endpoint: Option<String>,
+}
+
+impl Hint {
+    fn of(failure: Failure) -> Option<Self> {
+        let pool = PoolId::from_slice(&failure.leader_pool).ok()?;
+        Some(Self { pool, endpoint: Some(failure.leader_endpoint).filter(|endpoint| !endpoint.is_empty()) })
     }
 }
 

@@ -42,7 +42,18 @@ fn open_request(action: Action<u32>) -> (u64, bool) {
 
 fn failure(id: u64, code: Code, leader: Option<PoolId>) -> VolumeResponse {
     let leader_pool = leader.map(|pool| pool.to_bytes()).unwrap_or_default();
-    let failure = Failure { code: code.into(), message: String::new(), leader_pool };
+    let failure = Failure { code: code.into(), leader_pool, ..Failure::default() };
+    VolumeResponse { id, result: Some(WireResult::Failure(failure)) }
+}
+
+/// "The leader is `leader`, listening at `endpoint`."
+fn not_leader(id: u64, leader: PoolId, endpoint: &str) -> VolumeResponse {
+    let failure = Failure {
+        code: Code::NotLeader.into(),
+        leader_pool: leader.to_bytes(),
+        leader_endpoint: endpoint.to_owned(),
+        ..Failure::default()
+    };
     VolumeResponse { id, result: Some(WireResult::Failure(failure)) }
 }
 
@@ -114,7 +125,81 @@ fn the_hint_names_the_next_candidate() {
     // A hint at the replica that just refused would go round in circles.
     let (id, _) = open_request(b.core.connected());
     let actions = b.core.response(b.now, failure(id, Code::NotLeader, Some(b.pools[2])));
-    assert_eq!(connects(&actions), [b.pools[0]]);
+    assert_eq!(connects(&actions), [b.pools[1]]);
+}
+
+/// The steps of a client whose replicas answer as `answer` says, until it has tried the pool `goal`.
+fn steps_until(b: &mut Bench, goal: PoolId, answer: impl Fn(PoolId) -> Option<(PoolId, &'static str)>) -> usize {
+    let mut actions = b.core.start(b.now);
+    for step in 0..100 {
+        let [Action::Connect { pool, pause, .. }] = actions[..] else { panic!("not one step: {actions:?}") };
+        assert!(step == 0 || !pause.is_zero(), "it must not spin");
+        if pool == goal {
+            return step;
+        }
+        let (id, _) = open_request(b.core.connected());
+        actions = match answer(pool) {
+            Some((leader, endpoint)) => b.core.response(b.now, not_leader(id, leader, endpoint)),
+            None => b.core.lost(b.now),
+        };
+    }
+    panic!("the replica was never tried");
+}
+
+#[test]
+fn replicas_that_name_leaders_of_long_ago_cannot_keep_the_client_from_the_others() {
+    // Two that name each other.
+    let mut b = bench();
+    let [x, y, z] = b.pools[..] else { panic!() };
+    let steps = steps_until(&mut b, z, |pool| Some((if pool == x { y } else { x }, "")));
+    assert!(steps < 10, "{steps}");
+    // Three in a circle, and one that is dead; the list is in the worst order.
+    let w = PoolId::random();
+    for pools in [vec![x, y, z, w], vec![y, z, x, w], vec![z, y, x, w]] {
+        b.core = Core::new(VolumeId::random(), TargetId::random(), pools, Duration::from_secs(100));
+        let steps = steps_until(&mut b, w, |pool| {
+            Some((
+                if pool == x {
+                    y
+                } else if pool == y {
+                    z
+                } else {
+                    x
+                },
+                "",
+            ))
+        });
+        assert!(steps < 20, "{steps}");
+    }
+}
+
+#[test]
+fn a_leader_that_is_not_listed_is_found_where_a_replica_says() {
+    let mut b = bench();
+    let stranger = PoolId::random();
+    let (first, last) = (b.pools[0], b.pools[2]);
+    // Only the last of the list answers.
+    steps_until(&mut b, stranger, |pool| (pool == last).then_some((stranger, "10.0.0.9:7000")));
+    assert!(b.online(3).is_empty());
+    assert_eq!(b.core.leader(), Some(stranger));
+    // A new list changes nothing for a stream that stands.
+    b.core.set_replicas(vec![first]);
+    assert_eq!(b.core.leader(), Some(stranger));
+    assert_eq!(connects(&b.core.lost(b.now)), [first], "and then the list has its turn");
+}
+
+#[test]
+fn a_leader_that_cannot_be_reached_is_not_waited_for() {
+    let mut b = bench();
+    let (stranger, last) = (PoolId::random(), b.pools[2]);
+    // Nobody says where it is: the list goes round.
+    let steps = steps_until(&mut b, last, |_| Some((stranger, "")));
+    assert_eq!(steps, 2);
+    let mut b = bench();
+    // It does not answer where it is said to be: it is tried in between.
+    let last = b.pools[2];
+    let steps = steps_until(&mut b, last, |pool| (pool != stranger).then_some((stranger, "10.0.0.9:7000")));
+    assert_eq!(steps, 4);
 }
 
 #[test]

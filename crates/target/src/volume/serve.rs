@@ -1,16 +1,26 @@
 //! A target process: the iSCSI server over its volumes, and the control service that says which.
+//!
+//! Health (`grpc.health.v1.Health`, on the control socket)
+//! * `""`: SERVING while the process is up.
+//! * `"ready"`: SERVING from the moment it knows its volumes, by a hint at start or by SetVolumes, until it stops. Before,
+//!   initiators would be told that there is no such volume. A volume that waits for its group's leader does not change it: a
+//!   Kubernetes Service without ready endpoints refuses initiators, and their I/O would fail instead of waiting. Only a
+//!   target that has lost all its volumes to newer targets makes way for those.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ballast_api::control::target_control_server::{TargetControl, TargetControlServer};
-use ballast_api::control::{Empty, TargetStatus, TargetVolume, TargetVolumeStatus, VolumeTable};
+use ballast_api::control::{Empty, Peer, TargetStatus, TargetVolume, TargetVolumeStatus, VolumeTable};
 use ballast_api::{BlockCount, PoolId, TargetId, VolumeId};
 use ballast_rpc::{Endpoint, EndpointError, Listener};
 use tonic::{Request, Response, Status};
+use tonic_health::ServingStatus;
+use tonic_health::server::health_reporter;
 
 use super::{RaftVolume, VolumeOptions, VolumeState};
 use crate::server::{ServerConfig, ServerError, TargetServer};
@@ -21,6 +31,12 @@ const IO_WAIT: Duration = Duration::from_secs(100);
 /// Commands in flight are waited for this long when the process stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// How often the volumes are looked at for the readiness.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The service name that a readiness probe asks for.
+const READY: &str = "ready";
+
 /// Open control streams are cut after this when the process stops.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -30,6 +46,9 @@ pub struct TargetOptions<F> {
     pub portal: SocketAddr,
     /// Where the control service listens.
     pub control: Endpoint,
+    /// The volumes to serve until SetVolumes says more, so that a restarted target finds its volumes while nobody is there
+    /// to tell it. `None`: it waits for SetVolumes.
+    pub volumes: Option<Vec<TargetVolume>>,
     /// Resolves when the process shall stop.
     pub shutdown: F,
 }
@@ -50,24 +69,36 @@ pub enum ServeTargetError {
 
 /// Serves until `shutdown`; then sessions are asked to log out and what is in flight is finished.
 pub async fn serve_target<F: Future<Output = ()>>(options: TargetOptions<F>) -> Result<(), ServeTargetError> {
-    let TargetOptions { portal, control, shutdown } = options;
+    let TargetOptions { portal, control, volumes, shutdown } = options;
     // Below the time that the supervisor gives a process to stop.
     let config = ServerConfig { drain_timeout: DRAIN, ..ServerConfig::new(vec![portal]) };
     let (server, running) = TargetServer::bind(config).await?;
     let target = TargetId::random();
     tracing::info!(%portal, %control, %target, "target is serving");
-    let service =
-        ControlService { portal, target, server: server.clone(), volumes: Arc::default(), changing: Arc::default() };
+    let served =
+        Arc::new(Volumes { target, server: server.clone(), table: Mutex::default(), told: AtomicBool::default() });
+    if let Some(volumes) = volumes {
+        served.begin(volumes);
+    }
+    let service = ControlService { portal, volumes: served.clone(), changing: tokio::sync::Mutex::default() };
+    let (health, health_service) = health_reporter();
+    health.set_service_status(READY, served.readiness()).await;
     let (stop, mut stopped) = tokio::sync::watch::channel(false);
-    let router = ballast_rpc::server().add_service(TargetControlServer::new(service));
+    let router = ballast_rpc::server().add_service(TargetControlServer::new(service)).add_service(health_service);
     let listener = Listener::bind(&control).await?;
     let mut grpc = tokio::spawn(listener.serve(router, async move { _ = stopped.wait_for(|stop| *stop).await }));
     let mut running = std::pin::pin!(running);
-    tokio::select! {
-        () = shutdown => {}
-        result = &mut running => return Ok(result?),
-        result = &mut grpc => return Ok(result.unwrap_or(Ok(()))?),
+    let mut shutdown = std::pin::pin!(shutdown);
+    let mut look = tokio::time::interval(HEALTH_INTERVAL);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            result = &mut running => return Ok(result?),
+            result = &mut grpc => return Ok(result.unwrap_or(Ok(()))?),
+            _ = look.tick() => health.set_service_status(READY, served.readiness()).await,
+        }
     }
+    health.set_service_status(READY, ServingStatus::NotServing).await;
     server.shutdown().await;
     _ = stop.send(true);
     if tokio::time::timeout(GRACE, &mut grpc).await.is_err() {
@@ -80,16 +111,24 @@ struct Served {
     iqn: String,
     name: String,
     blocks: u64,
+    replicas: Vec<Peer>,
     device: Arc<RaftVolume>,
+}
+
+/// What the process serves.
+struct Volumes {
+    target: TargetId,
+    server: TargetServer<RaftVolume>,
+    table: Mutex<HashMap<VolumeId, Served>>,
+    /// Somebody has said which volumes these are.
+    told: AtomicBool,
 }
 
 struct ControlService {
     portal: SocketAddr,
-    target: TargetId,
-    server: TargetServer<RaftVolume>,
-    volumes: Arc<Mutex<HashMap<VolumeId, Served>>>,
+    volumes: Arc<Volumes>,
     /// One table at a time.
-    changing: Arc<tokio::sync::Mutex<()>>,
+    changing: tokio::sync::Mutex<()>,
 }
 
 fn invalid(error: impl ToString) -> Status {
@@ -97,22 +136,42 @@ fn invalid(error: impl ToString) -> Status {
 }
 
 fn replicas(volume: &TargetVolume) -> Result<Vec<(PoolId, Endpoint)>, Status> {
-    let parse = |peer: &ballast_api::control::Peer| {
+    let parse = |peer: &Peer| {
         let pool = PoolId::from_slice(&peer.pool).map_err(invalid)?;
         Ok((pool, peer.endpoint.parse().map_err(|error: EndpointError| invalid(error))?))
     };
     volume.replicas.iter().map(parse).collect()
 }
 
-impl ControlService {
-    fn volumes(&self) -> MutexGuard<'_, HashMap<VolumeId, Served>> {
-        self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+impl Volumes {
+    fn table(&self) -> MutexGuard<'_, HashMap<VolumeId, Served>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves what a hint says; a volume that cannot be served keeps none of the others away.
+    fn begin(&self, volumes: Vec<TargetVolume>) {
+        for volume in volumes {
+            let name = volume.name.clone();
+            let id = VolumeId::from_slice(&volume.volume).map_err(invalid);
+            if let Err(status) = id.and_then(|id| self.serve_volume(id, volume)) {
+                tracing::error!(volume = name, error = status.message(), "a volume of the hints is not served");
+            }
+        }
+        self.told.store(true, Ordering::Release);
+    }
+
+    fn readiness(&self) -> ServingStatus {
+        let table = self.table();
+        let lost = |served: &Served| served.device.stats().state == VolumeState::Fenced;
+        let made_way = !table.is_empty() && table.values().all(lost);
+        if self.told.load(Ordering::Acquire) && !made_way { ServingStatus::Serving } else { ServingStatus::NotServing }
     }
 
     fn serve_volume(&self, id: VolumeId, volume: TargetVolume) -> Result<(), Status> {
         let replicas = replicas(&volume)?;
-        if let Some(served) = self.volumes().get(&id) {
+        if let Some(served) = self.table().get_mut(&id) {
             if served.iqn == volume.iqn && served.blocks == volume.blocks {
+                served.replicas = volume.replicas;
                 served.device.set_replicas(replicas);
                 return Ok(());
             }
@@ -130,8 +189,8 @@ impl ControlService {
             io_wait: IO_WAIT,
         }));
         self.server.add_target(volume.iqn.clone(), device.clone()).map_err(invalid)?;
-        let served = Served { iqn: volume.iqn, name: volume.name, blocks: volume.blocks, device };
-        self.volumes().insert(id, served);
+        let TargetVolume { iqn, name, blocks, replicas, .. } = volume;
+        self.table().insert(id, Served { iqn, name, blocks, replicas, device });
         Ok(())
     }
 }
@@ -145,23 +204,25 @@ impl TargetControl for ControlService {
             wanted.insert(VolumeId::from_slice(&volume.volume).map_err(invalid)?, volume);
         }
         let gone: Vec<_> = {
-            let mut volumes = self.volumes();
+            let mut volumes = self.volumes.table();
             let ids: Vec<_> = volumes.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
             ids.into_iter().filter_map(|id| volumes.remove(&id)).collect()
         };
         for served in gone {
             tracing::info!(volume = %served.name, "volume is no longer served");
-            self.server.remove_target(&served.iqn);
+            self.volumes.server.remove_target(&served.iqn);
         }
         for (id, volume) in wanted {
-            self.serve_volume(id, volume)?;
+            self.volumes.serve_volume(id, volume)?;
         }
+        self.volumes.told.store(true, Ordering::Release);
         Ok(Response::new(Empty {}))
     }
 
     async fn status(&self, _request: Request<Empty>) -> Result<Response<TargetStatus>, Status> {
         let mut volumes: Vec<_> = self
-            .volumes()
+            .volumes
+            .table()
             .iter()
             .map(|(id, served)| {
                 let stats = served.device.stats();
@@ -175,13 +236,15 @@ impl TargetControl for ControlService {
                     volume: id.to_bytes(),
                     name: served.name.clone(),
                     iqn: served.iqn.clone(),
-                    sessions: u32::try_from(self.server.sessions(&served.iqn).len()).unwrap_or(u32::MAX),
+                    sessions: u32::try_from(self.volumes.server.sessions(&served.iqn).len()).unwrap_or(u32::MAX),
                     state: state.to_owned(),
                     leader_pool: stats.leader.map(|pool| pool.to_bytes()).unwrap_or_default(),
                     epoch: stats.epoch.0,
                     reads: stats.reads,
                     writes: stats.writes,
                     retries: stats.retries,
+                    blocks: served.blocks,
+                    replicas: served.replicas.clone(),
                 }
             })
             .collect();
