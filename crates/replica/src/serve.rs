@@ -28,8 +28,7 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 /// The service name that a readiness probe asks for.
 const READY: &str = "ready";
 
-/// Calls under way may finish in this time when the process stops. Streams of targets and peers never end by themselves
-/// and are cut then; they go on elsewhere the sooner.
+/// Calls under way may finish in this time when the process stops.
 const GRACE: Duration = Duration::from_millis(200);
 
 /// What a pool process needs.
@@ -76,7 +75,7 @@ pub async fn serve<F: Future<Output = ()>>(options: ServeOptions<F>) -> Result<(
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let router = ballast_rpc::server()
         .add_service(
-            ReplicaServer::new(DataService::new(members.clone()))
+            ReplicaServer::new(DataService::new(members.clone(), stopped.clone()))
                 .max_decoding_message_size(ballast_rpc::MAX_MESSAGE)
                 .max_encoding_message_size(ballast_rpc::MAX_MESSAGE),
         )
@@ -107,7 +106,6 @@ pub async fn serve<F: Future<Output = ()>>(options: ServeOptions<F>) -> Result<(
     }
     _ = stop.send(true);
     members.stop().await;
-    // Streams of targets and peers do not end by themselves.
     if !server_ended && tokio::time::timeout(GRACE, &mut server).await.is_err() {
         server.abort();
     }

@@ -8,7 +8,7 @@ use ballast_api::replica::snapshot_chunk::Part;
 use ballast_api::replica::{PeerRequest, PeerResponse, SnapshotChunk, SnapshotResult, VolumeRequest, VolumeResponse};
 use ballast_api::{PoolId, ReplicaId};
 use futures_util::{Stream, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -24,12 +24,19 @@ const QUEUE: usize = 64;
 /// The service over the members of this process.
 pub struct DataService {
     members: Arc<Members>,
+    stopped: watch::Receiver<bool>,
 }
 
 impl DataService {
-    /// For these members.
-    pub fn new(members: Arc<Members>) -> Self {
-        Self { members }
+    /// For these members. Streams of targets and peers end when `stopped` turns true: they would never end by themselves, and
+    /// whoever is on the other side goes on elsewhere the sooner.
+    pub fn new(members: Arc<Members>, stopped: watch::Receiver<bool>) -> Self {
+        Self { members, stopped }
+    }
+
+    fn until_stopped<T>(&self, requests: Streaming<T>) -> impl Stream<Item = Result<T, Status>> + Unpin + use<T> {
+        let mut stopped = self.stopped.clone();
+        requests.take_until(Box::pin(async move { _ = stopped.wait_for(|stop| *stop).await }))
     }
 }
 
@@ -42,7 +49,7 @@ impl ReplicaService for DataService {
 
     async fn volume(&self, request: Request<Streaming<VolumeRequest>>) -> Result<Response<Self::VolumeStream>, Status> {
         let (out, answers) = mpsc::channel(QUEUE);
-        tokio::spawn(session::serve(self.members.clone(), request.into_inner(), out));
+        tokio::spawn(session::serve(self.members.clone(), self.until_stopped(request.into_inner()), out));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 
@@ -50,7 +57,7 @@ impl ReplicaService for DataService {
         let (out, answers) = mpsc::channel(QUEUE);
         let sender = request.metadata().get_bin(SENDER).and_then(|value| value.to_bytes().ok());
         let sender = sender.and_then(|bytes| PoolId::from_slice(&bytes).ok());
-        let (members, requests) = (self.members.clone(), request.into_inner());
+        let (members, requests) = (self.members.clone(), self.until_stopped(request.into_inner()));
         tokio::spawn(async move {
             peer::server::serve(members.clone(), requests, out).await;
             if let Some(sender) = sender {
