@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ballast_pool::DeviceConfig;
 use clap::{Args, Parser, Subcommand};
 
 use crate::logging::LogFormat;
@@ -192,6 +193,13 @@ impl std::str::FromStr for DeviceArg {
     }
 }
 
+impl DeviceArg {
+    /// For the pool.
+    pub(crate) fn config(&self) -> DeviceConfig {
+        DeviceConfig { path: self.path.clone(), size: self.size.map(|size| size.0) }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct PoolInspectArgs {
     /// All devices of one pool, in any order
@@ -210,12 +218,20 @@ pub(crate) struct PoolServeArgs {
     /// Name of the pool, for messages
     #[arg(long)]
     pub(crate) name: String,
-    /// All devices of the pool
-    #[arg(long = "device", required = true, value_name = "PATH")]
-    pub(crate) devices: Vec<PathBuf>,
-    /// Where to listen: unix:PATH or ADDRESS:PORT
+    /// Device of the pool, in order; give all of them. size= is for --create
+    #[arg(long = "device", required = true, value_name = "PATH[,size=SIZE]")]
+    pub(crate) devices: Vec<DeviceArg>,
+    /// Make the pool first when all its devices are blank, or missing and given with size=. Devices that carry anything else
+    /// than this whole pool are refused, never wiped
+    #[arg(long)]
+    pub(crate) create: bool,
+    /// Where to listen: unix:PATH or ADDRESS:PORT, for example 0.0.0.0:7000 or [::]:7000
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) listen: String,
+    /// JSON file that says where the other pools are, until this one is told:
+    /// {"peers": [{"pool": UUID, "endpoint": "host:port"}]}. Missing: no hints
+    #[arg(long, value_name = "FILE")]
+    pub(crate) peers: Option<PathBuf>,
     /// Memory for recently written blocks; 0 for none [default: an eighth of the memory]
     #[arg(long, value_name = "SIZE", value_parser = parse_cache)]
     pub(crate) cache: Option<u64>,
@@ -228,9 +244,13 @@ pub(crate) struct TargetServeArgs {
     /// Where to listen for initiators
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) portal: SocketAddr,
-    /// Where to listen for control: unix:PATH
+    /// Where to listen for control: unix:PATH or ADDRESS:PORT, for example 0.0.0.0:7777 or [::]:7777
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) control: String,
+    /// JSON file that says which volumes to serve, until this target is told: {"volumes": [{"volume": UUID, "name": NAME,
+    /// "iqn": IQN, "blocks": NUMBER OF 4 KIB, "replicas": [{"pool": UUID, "endpoint": "host:port"}]}]}. Missing: no hints
+    #[arg(long, value_name = "FILE")]
+    pub(crate) volumes: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) runtime: RuntimeArgs,
 }
@@ -270,6 +290,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn pools_and_targets_as_an_operator_starts_them() {
+        let line = "ballast pool serve --name a --device /dev/sdb --device a.img,size=1Gi --create --listen [::]:7000 \
+                    --peers /etc/ballast/peers.json";
+        let Command::Pool(PoolCommand::Serve(args)) = Cli::parse_from(line.split_whitespace()).command else {
+            panic!()
+        };
+        assert!(args.create && args.devices[1].config().size == Some(1 << 30));
+        let line = "ballast target serve --portal [::]:3260 --control 0.0.0.0:7777 --volumes v.json";
+        let Command::Target(TargetCommand::Serve(args)) = Cli::parse_from(line.split_whitespace()).command else {
+            panic!()
+        };
+        assert_eq!(args.volumes, Some("v.json".into()));
     }
 
     #[test]

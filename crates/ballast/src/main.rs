@@ -7,6 +7,7 @@ mod cli;
 mod cluster;
 mod commands;
 mod datadir;
+mod hints;
 mod logging;
 mod memory;
 mod names;

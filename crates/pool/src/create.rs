@@ -8,12 +8,14 @@ use ballast_api::PoolId;
 
 use crate::error::{PoolError, Result};
 use crate::format::BLOCK;
-use crate::format::label::{DATA_START, Found, LABEL_OFFSETS, Label, Layout};
+use crate::format::label::{DATA_START, LABEL_OFFSETS, Label, Layout};
 use crate::format::root::{ROOT_KEY, Root};
-use crate::format::superblock::{Owner, SUPERBLOCK_OFFSETS, Superblock};
+use crate::format::superblock::{Owner, Superblock};
 use crate::io::{AlignedBuf, Device, PoolDevice, Purpose};
 use crate::journal::ring::MIN_RING_BYTES;
 use crate::meta::{Change, MetaStore, RedbStore, SuperStore, region_len};
+use crate::recover::lock;
+use crate::survey::{Survey, survey};
 use crate::types::{DeviceConfig, PoolConfig};
 
 const MIB: u64 = 1 << 20;
@@ -32,6 +34,12 @@ pub(crate) fn make_file(device: &DeviceConfig) -> io::Result<()> {
                 Some(parent) => std::fs::File::open(parent)?.sync_all(),
                 None => std::fs::File::open(".")?.sync_all(),
             }
+        }
+        // Between these two steps it may have been interrupted.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_absent(device) => {
+            let file = OpenOptions::new().write(true).open(&device.path)?;
+            file.set_len(size / BLOCK * BLOCK)?;
+            file.sync_all()
         }
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(e) => Err(e),
@@ -54,66 +62,89 @@ fn layout(size: u64, index: usize, total: u64, config: &PoolConfig) -> Layout {
     }
 }
 
-/// What somebody else wrote at the start of a device.
-fn foreign(head: &mut [u8]) -> Option<String> {
-    for offset in LABEL_OFFSETS {
-        let at = offset as usize;
-        match head.get(at..at + BLOCK as usize).map(Label::decode) {
-            Some(Found::Label(label)) => return Some(format!("a device of pool {} ({})", label.name, label.pool)),
-            Some(Found::OtherVersion(version)) => return Some(format!("a pool device of format version {version}")),
-            _ => {}
+/// Makes a pool on blank devices, or on those where its making was interrupted.
+pub(crate) fn create_on(devices: &[Arc<dyn Device>], config: &PoolConfig) -> Result<PoolId> {
+    let devices = wrap(devices);
+    locked(&devices, || match survey(&devices)? {
+        Survey::Pool { device, label } => Err(PoolError::ForeignDevice { device, found: label }),
+        Survey::Unfinished => {
+            clear_labels(&devices)?;
+            make(&devices, config)
         }
-    }
-    let signatures: [(usize, &[u8], &str); 8] = [
-        (0, b"XFSB", "an xfs file system"),
-        (0x438, &[0x53, 0xef], "an ext2/3/4 file system"),
-        (0x10040, b"_BHRfS_M", "a btrfs file system"),
-        (512, b"EFI PART", "a GPT partition table"),
-        (512, b"LABELONE", "an LVM physical volume"),
-        (0, b"LUKS", "an encrypted device"),
-        (4086, b"SWAPSPACE2", "swap space"),
-        (510, &[0x55, 0xaa], "a boot sector or partition table"),
-    ];
-    for (at, magic, name) in signatures {
-        if head.get(at..).is_some_and(|rest| rest.starts_with(magic)) {
-            return Some(name.to_owned());
-        }
-    }
-    // A creation that was interrupted before the labels: nobody can have used that.
-    for at in SUPERBLOCK_OFFSETS.map(|offset| offset as usize) {
-        let block = &mut head[at..at + BLOCK as usize];
-        if Superblock::decode(block).is_some_and(|sb| sb.incarnation == 0) {
-            block.fill(0);
-        }
-    }
-    head.iter().any(|byte| *byte != 0).then(|| String::from("unknown bytes in its first MiB"))
+        Survey::Blank => make(&devices, config),
+    })
 }
 
-pub(crate) fn create_on(devices: &[Arc<dyn Device>], config: &PoolConfig) -> Result<PoolId> {
+/// The same, unless there is a pool.
+pub(crate) fn create_if_blank(devices: &[Arc<dyn Device>], config: &PoolConfig) -> Result<Option<PoolId>> {
+    let devices = wrap(devices);
+    locked(&devices, || match survey(&devices)? {
+        Survey::Pool { .. } => Ok(None),
+        Survey::Unfinished => {
+            clear_labels(&devices)?;
+            make(&devices, config).map(Some)
+        }
+        Survey::Blank => make(&devices, config).map(Some),
+    })
+}
+
+/// Whether one of these devices is a pool's.
+pub(crate) fn is_pool(devices: &[Arc<dyn Device>]) -> Result<bool> {
+    let devices = wrap(devices);
+    locked(&devices, || Ok(!matches!(survey(&devices)?, Survey::Blank)))
+}
+
+/// Whether a file has to be made: it is missing, or its making was interrupted.
+pub(crate) fn is_absent(device: &DeviceConfig) -> bool {
+    device.size.is_some()
+        && match std::fs::metadata(&device.path) {
+            Ok(found) => found.is_file() && found.len() == 0,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+}
+
+fn wrap(devices: &[Arc<dyn Device>]) -> Vec<Arc<PoolDevice>> {
+    devices.iter().map(|device| Arc::new(PoolDevice::new(Arc::clone(device)))).collect()
+}
+
+fn locked<T>(devices: &[Arc<PoolDevice>], work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let unlock = |devices: &[Arc<PoolDevice>]| devices.iter().for_each(|device| drop(device.raw().unlock()));
+    for (at, device) in devices.iter().enumerate() {
+        if let Err(error) = lock(device) {
+            unlock(&devices[..at]);
+            return Err(error);
+        }
+    }
+    let result = work();
+    unlock(devices);
+    result
+}
+
+fn clear_labels(devices: &[Arc<PoolDevice>]) -> Result<()> {
+    for device in devices {
+        tracing::warn!(device = device.name, "the making of this pool was interrupted; it begins again");
+        let zeroes = AlignedBuf::new(BLOCK as usize);
+        let copies: Vec<(u64, &[u8])> = LABEL_OFFSETS.iter().map(|offset| (*offset, zeroes.as_slice())).collect();
+        device.write_many(&copies, |_| Purpose::Superblock)?;
+        device.flush()?;
+    }
+    Ok(())
+}
+
+fn make(devices: &[Arc<PoolDevice>], config: &PoolConfig) -> Result<PoolId> {
     if devices.is_empty() || devices.len() > 200 {
         return Err(PoolError::invalid("a pool has 1 to 200 devices"));
     }
-    let devices: Vec<Arc<PoolDevice>> =
-        devices.iter().map(|device| Arc::new(PoolDevice::new(Arc::clone(device)))).collect();
     let total: u64 = devices.iter().map(|device| device.raw().len()).sum();
     let pool = PoolId::random();
     let mut layouts = Vec::new();
     for (index, device) in devices.iter().enumerate() {
-        if !device.raw().lock().map_err(|e| PoolError::io(&device.name, "lock", e))? {
-            return Err(PoolError::Locked { device: device.name.clone(), owner: String::from("another process") });
-        }
         let layout = layout(device.raw().len(), index, total, config);
         if layout.extents_offset + MIN_EXTENTS > layout.size {
             return Err(PoolError::BadLabel {
                 device: device.name.clone(),
                 why: format!("{} bytes are too few, {} are needed", layout.size, layout.extents_offset + MIN_EXTENTS),
             });
-        }
-        let mut head = vec![0; DATA_START as usize];
-        device.read_at(0, &mut head)?;
-        if let Some(found) = foreign(&mut head) {
-            let _ = device.raw().unlock();
-            return Err(PoolError::ForeignDevice { device: device.name.clone(), found });
         }
         layouts.push(layout);
     }
@@ -156,9 +187,7 @@ pub(crate) fn create_on(devices: &[Arc<dyn Device>], config: &PoolConfig) -> Res
         device.write_many(&copies, |_| Purpose::Superblock)?;
         device.flush()?;
     }
-    for device in &devices {
-        device.raw().unlock().map_err(|e| PoolError::io(&device.name, "unlock", e))?;
-    }
+    tracing::info!(%pool, name = config.name, devices = devices.len(), "pool made");
     Ok(pool)
 }
 

@@ -29,6 +29,7 @@ mod replica;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod state;
+mod survey;
 mod types;
 
 pub use error::PoolError;

@@ -243,6 +243,40 @@ impl Pool {
         create::create_on(devices, config)
     }
 
+    /// Opens the pool on the devices of `config`, or makes it there when all of them are blank or missing. A creation that
+    /// was interrupted begins again. Anything else is the error of [`Pool::open`] or [`Pool::create`]; nothing is wiped.
+    pub fn open_or_create(config: &PoolConfig, options: OpenOptions) -> Result<Pool, PoolError> {
+        let paths: Vec<PathBuf> = config.devices.iter().map(|device| device.path.clone()).collect();
+        let open = |paths: &[&PathBuf]| -> Result<Vec<Arc<dyn Device>>, PoolError> {
+            let file = |path: &&PathBuf| -> Result<Arc<dyn Device>, PoolError> {
+                let failed = |error| PoolError::io(&path.display().to_string(), "open", error);
+                Ok(Arc::new(FileDevice::open(path, options.io).map_err(failed)?))
+            };
+            paths.iter().map(file).collect()
+        };
+        let (absent, present): (Vec<_>, Vec<_>) = config.devices.iter().partition(|device| create::is_absent(device));
+        // A file that is missing from a pool is not made up for by an empty one.
+        let present: Vec<&PathBuf> = present.into_iter().map(|device| &device.path).collect();
+        if !absent.is_empty() && create::is_pool(&open(&present)?)? {
+            return Self::open(&paths, options);
+        }
+        for device in absent {
+            let name = device.path.display().to_string();
+            create::make_file(device).map_err(|e| PoolError::io(&name, "create", e))?;
+        }
+        Self::open_or_create_on(open(&paths.iter().collect::<Vec<_>>())?, config, options)
+    }
+
+    /// The same on given devices; the paths of `config` are not looked at.
+    pub fn open_or_create_on(
+        devices: Vec<Arc<dyn Device>>,
+        config: &PoolConfig,
+        options: OpenOptions,
+    ) -> Result<Pool, PoolError> {
+        create::create_if_blank(&devices, config)?;
+        Self::open_on(devices, options)
+    }
+
     /// Opens a pool: takes it over, recovers, starts its threads. The order of the paths does not matter.
     pub fn open(paths: &[PathBuf], options: OpenOptions) -> Result<Pool, PoolError> {
         let mut devices: Vec<Arc<dyn Device>> = Vec::new();

@@ -114,7 +114,7 @@ fn owner() -> Owner {
     }
 }
 
-fn lock(device: &PoolDevice) -> Result<()> {
+pub(crate) fn lock(device: &PoolDevice) -> Result<()> {
     if device.raw().lock().map_err(|e| PoolError::io(&device.name, "lock", e))? {
         return Ok(());
     }

@@ -26,9 +26,9 @@ use crate::snapshot::Sending;
 /// the lease (no other leader can exist before that ends) by enough for a clock that runs a little fast.
 const READ_LEASE: Duration = Duration::from_millis(settings::ELECTION_MAX_MS * 3 / 4);
 
-/// A member is in contact when it answered a message sent within this time: three heartbeats, so that a busy machine may
+/// In a status, a member is in contact when it answered a message sent within this time: three heartbeats, so that a busy machine may
 /// be late with one.
-const CONTACT: Duration = Duration::from_millis(3 * settings::HEARTBEAT_MS);
+pub const CONTACT: Duration = Duration::from_millis(3 * settings::HEARTBEAT_MS);
 
 /// Taking note of a checkpoint is a message to the Raft core and back.
 const SNAPSHOT_WAIT: Duration = Duration::from_secs(5);
@@ -235,8 +235,9 @@ async fn keep_house(volume: VolumeId, store: Replica, raft: Raft, sending: Sendi
     }
 }
 
-/// The group as its leader sees it; `None` for anybody else.
-pub fn group_view(metrics: &openraft::RaftMetrics<Config>) -> Option<GroupView> {
+/// The group as its leader sees it; `None` for anybody else. In contact is who answered a message that was sent after
+/// `since`.
+pub fn group_view(metrics: &openraft::RaftMetrics<Config>, since: tokio::time::Instant) -> Option<GroupView> {
     let (Some(matched), Some(heard)) = (&metrics.replication, &metrics.heartbeat) else { return None };
     if metrics.state != ServerState::Leader {
         return None;
@@ -247,7 +248,7 @@ pub fn group_view(metrics: &openraft::RaftMetrics<Config>) -> Option<GroupView> 
     let member = |id: &u64, node: &MemberNode| {
         let own = *id == metrics.id;
         let matched = matched.get(id).copied().flatten().map_or(0, |id| id.index);
-        let heard = heard.get(id).copied().flatten().is_some_and(|at| at.elapsed() < CONTACT);
+        let heard = heard.get(id).copied().flatten().is_some_and(|at| at.elapsed() <= since.elapsed());
         MemberView {
             pool: node.pool,
             voter: voters.contains(id),

@@ -7,10 +7,14 @@ mod support;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use ballast_api::control::Empty;
 use ballast_api::replica::failure::Code;
 use ballast_api::{BlockCount, Lba, TargetId};
 use bytes::Bytes;
 use support::{Client, Group, block};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_written_is_read_back() {
@@ -85,6 +89,25 @@ async fn a_target_that_lost_the_volume_neither_reads_nor_writes() {
     new.write(1, block(1, 3)).await.unwrap();
     assert_eq!(new.read(1, 1).await.unwrap(), block(1, 3));
     group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_tells_its_health_and_its_peers() {
+    let group = Group::new(2).await;
+    let mut health = HealthClient::new(group.nodes[0].endpoint.connect().await.unwrap());
+    for service in ["", "ready"] {
+        let answer = health.check(HealthCheckRequest { service: service.to_owned() }).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving);
+    }
+    // Who watches is told when it stops.
+    let mut watch = health.watch(HealthCheckRequest { service: "ready".to_owned() }).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    let status = group.nodes[0].control().await.status(Empty {}).await.unwrap().into_inner();
+    let mut expected: Vec<_> = group.nodes.iter().map(|node| (node.id.to_bytes(), node.endpoint.to_string())).collect();
+    expected.sort();
+    assert_eq!(status.peers.into_iter().map(|peer| (peer.pool, peer.endpoint)).collect::<Vec<_>>(), expected);
+    group.stop().await;
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

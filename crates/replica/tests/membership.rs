@@ -4,14 +4,24 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ballast_api::control::pool_control_server::PoolControl;
+use ballast_api::control::{AddLearnerRequest, ChangeVotersRequest, Empty};
 use ballast_api::{BlockCount, Lba, TargetId};
+use ballast_pool::{OpenOptions, Pool};
+use ballast_replica::members::Members;
+use ballast_replica::peer::directory::Directory;
 use ballast_replica::raft::settings::KEEP_ENTRIES;
+use ballast_replica::raft::types::Membership;
+use ballast_replica::service::control::ControlService;
+use openraft::EntryPayload;
+use openraft::async_runtime::watch::WatchReceiver;
 use support::load::Load;
 use support::operator::named_leader;
 use support::{Client, Group, block};
-use tonic::Code;
+use tonic::{Code, Request};
 
 const POOL_BYTES: u64 = 2 << 30;
 
@@ -191,6 +201,62 @@ async fn changes_are_finished_when_the_leader_dies_in_the_middle() {
         load.goes_on(10).await;
     }
     load.check(&group, target).await;
+    group.stop().await;
+}
+
+/// What a leader leaves that dies between the two steps of a change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_done_change_is_finished_by_asking_again() {
+    let mut group = Group::with_spares(1, 2, POOL_BYTES).await;
+    group.add(1, 2).await;
+    // The leader again, with its handle in our hands.
+    group.nodes[0].stop().await;
+    let pool = Pool::open(std::slice::from_ref(&group.nodes[0].device), OpenOptions::default()).unwrap();
+    let directory = Directory::new(pool.id());
+    directory.set([(group.nodes[1].id, group.nodes[1].endpoint.clone())]);
+    let members = Members::start(pool.clone(), directory).await;
+    let control = ControlService::new("test".to_owned(), members.clone());
+    let volume = group.volume.to_bytes();
+    let change = async |voters: &[u64]| {
+        let voters = voters.to_vec();
+        let request = ChangeVotersRequest { volume: volume.clone(), voters, ..Default::default() };
+        control.change_voters(Request::new(request)).await.map(drop)
+    };
+    let status = async || {
+        let status = control.status(Request::new(Empty {})).await.unwrap().into_inner().replicas.remove(0);
+        let voters: Vec<u64> = status.members.iter().filter(|m| m.voter).map(|m| m.replica).collect();
+        (status.changing, voters, status.members.len())
+    };
+    let begin = async |sets: [&[u64]; 2]| {
+        let raft = members.get(group.volume).unwrap().raft().clone();
+        for _ in 0..200 {
+            let stored = raft.metrics().borrow_watched().membership_config.clone();
+            let nodes: BTreeMap<u64, _> = stored.nodes().map(|(id, node)| (*id, *node)).collect();
+            let joint = Membership::new(sets.map(|set| set.iter().copied().collect()).to_vec(), nodes).unwrap();
+            if raft.append_membership(joint, EntryPayload::Blank, []).await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("no leader");
+    };
+
+    begin([&[1], &[1, 2]]).await;
+    assert_eq!(status().await, (true, vec![1, 2], 2));
+    let third = AddLearnerRequest { volume: volume.clone(), member: Some(group.member(2, 3)), ..Default::default() };
+    let refused = control.add_learner(Request::new(third)).await.unwrap_err();
+    assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("to 1, 2"), "{refused:?}");
+    change(&[1, 2]).await.unwrap();
+    change(&[1, 2]).await.unwrap();
+    assert_eq!(status().await, (false, vec![1, 2], 2));
+
+    // Given up: who drops out is out of the group.
+    begin([&[1, 2], &[1]]).await;
+    assert_eq!(status().await, (true, vec![1, 2], 2));
+    change(&[1]).await.unwrap();
+    assert_eq!(status().await, (false, vec![1], 1));
+    members.stop().await;
+    pool.close().unwrap();
     group.stop().await;
 }
 

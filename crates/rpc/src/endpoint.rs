@@ -1,6 +1,7 @@
 //! Where a process listens: a TCP address, or a unix socket when all live on one machine.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -19,7 +20,7 @@ const MAX_SOCKET_PATH: usize = 107;
 pub enum Endpoint {
     /// `unix:/path/to/socket`
     Unix(PathBuf),
-    /// `host:port`
+    /// `host:port`; an IPv6 address stands in brackets, `[::]` listens on all addresses
     Tcp(String),
 }
 
@@ -27,7 +28,7 @@ pub enum Endpoint {
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// Neither form.
-    #[error("`{0}` is no address: write `unix:/path` or `host:port`")]
+    #[error("`{0}` is no address: write `unix:/path`, `host:port` or `[ipv6]:port`")]
     Form(String),
     /// The operating system's limit.
     #[error("the socket path {path} has {len} bytes, at most {MAX_SOCKET_PATH} are possible: use a shorter directory")]
@@ -69,9 +70,17 @@ impl FromStr for Endpoint {
         }
         let address = text.strip_prefix("http://").unwrap_or(text);
         match address.rsplit_once(':') {
-            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(Self::Tcp(address.to_owned())),
+            Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok() => Ok(Self::Tcp(address.to_owned())),
             _ => Err(EndpointError::Form(text.to_owned())),
         }
+    }
+}
+
+/// A name, an IPv4 address, or an IPv6 address in brackets (RFC 3986, section 3.2.2).
+fn is_host(host: &str) -> bool {
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains([':', '[', ']', '/', '@']),
     }
 }
 
@@ -108,7 +117,9 @@ mod tests {
 
     #[test]
     fn both_forms_parse_and_print() {
-        for text in ["unix:/run/ballast/pool-0.sock", "127.0.0.1:7000", "pool-0.ballast.svc:7000"] {
+        for text in
+            ["unix:/run/ballast/pool-0.sock", "127.0.0.1:7000", "pool-0.ballast.svc:7000", "0.0.0.0:7000", "[::]:7000"]
+        {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
         assert_eq!("unix:///a".parse::<Endpoint>().unwrap(), Endpoint::Unix("/a".into()));
@@ -117,7 +128,7 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused_with_its_reason() {
-        for text in ["", "unix:", "nohost", ":1", "h:", "h:99999"] {
+        for text in ["", "unix:", "nohost", ":1", "h:", "h:99999", "::1:7000", "[::1]", "[x]:1", "a/b:1"] {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }
         let long = format!("unix:/{}", "x".repeat(120));

@@ -60,3 +60,35 @@ impl Listener {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+    use super::*;
+
+    fn free_port(ip: IpAddr) -> std::io::Result<u16> {
+        Ok(std::net::TcpListener::bind(SocketAddr::new(ip, 0))?.local_addr()?.port())
+    }
+
+    #[tokio::test]
+    async fn all_addresses_of_either_family_can_be_listened_on() {
+        let v4 = ("0.0.0.0", IpAddr::V4(Ipv4Addr::LOCALHOST), "127.0.0.1");
+        let v6 = ("[::]", IpAddr::V6(Ipv6Addr::LOCALHOST), "[::1]");
+        for (all, loopback, name) in [v4, v6] {
+            // A machine may have no IPv6.
+            let Ok(port) = free_port(loopback) else { continue };
+            let listener = Listener::bind(&format!("{all}:{port}").parse().unwrap()).await.unwrap();
+            let Listener::Tcp(socket) = &listener else { panic!("{all}") };
+            assert!(socket.local_addr().unwrap().ip().is_unspecified());
+            // Connecting ends with an answer of the server, so it must be there.
+            let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+            let router = server().add_routes(tonic::service::Routes::default());
+            let serving = tokio::spawn(listener.serve(router, async move { _ = stopped.await }));
+            let endpoint: Endpoint = format!("{name}:{port}").parse().unwrap();
+            drop(endpoint.connect().await.unwrap());
+            stop.send(()).unwrap();
+            serving.await.unwrap().unwrap();
+        }
+    }
+}

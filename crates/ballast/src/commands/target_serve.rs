@@ -4,6 +4,7 @@ use ballast_target::volume::serve::{TargetOptions, serve_target};
 
 use super::StopSignals;
 use crate::cli::TargetServeArgs;
+use crate::hints;
 
 pub(super) async fn run(args: TargetServeArgs) -> anyhow::Result<()> {
     let mut signals = StopSignals::new()?;
@@ -12,6 +13,7 @@ pub(super) async fn run(args: TargetServeArgs) -> anyhow::Result<()> {
         let signal = signals.next().await;
         tracing::info!(signal, "stopping");
     };
-    serve_target(TargetOptions { portal: args.portal, control, volumes: None, shutdown }).await?;
+    let volumes = hints::volumes(args.volumes.as_deref());
+    serve_target(TargetOptions { portal: args.portal, control, volumes, shutdown }).await?;
     Ok(())
 }

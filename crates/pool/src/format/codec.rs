@@ -96,6 +96,11 @@ pub(crate) fn unseal(bytes: &[u8]) -> Option<&[u8]> {
     (crc32fast::hash(body).to_le_bytes() == crc).then_some(body)
 }
 
+/// Whether a block holds nothing but the crc at its end.
+pub(crate) fn is_crc_only(bytes: &[u8]) -> bool {
+    bytes.len() == ballast_api::BLOCK_SIZE && bytes[..ballast_api::BLOCK_SIZE - 4].iter().all(|byte| *byte == 0)
+}
+
 /// Fills a 4 KiB block: the body, zeroes, and the crc32 of all that in the last four bytes.
 pub(crate) fn seal_block(mut body: Vec<u8>) -> Vec<u8> {
     body.resize(ballast_api::BLOCK_SIZE - 4, 0);

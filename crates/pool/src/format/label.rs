@@ -8,7 +8,7 @@
 
 use ballast_api::PoolId;
 
-use super::codec::{Reader, put_bytes, seal_block, unseal};
+use super::codec::{Reader, is_crc_only, put_bytes, seal_block, unseal};
 use super::{BLOCK, FORMAT_VERSION};
 
 const MAGIC: &[u8; 8] = b"BLSTLABL";
@@ -89,6 +89,11 @@ impl Label {
         }
         put_bytes(&mut out, &self.name.as_bytes()[..end]);
         seal_block(out)
+    }
+
+    /// Whether a block that does not decode may be a label torn at its sectors.
+    pub(crate) fn is_torn(bytes: &[u8]) -> bool {
+        bytes.starts_with(MAGIC) || is_crc_only(bytes)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Found {

@@ -7,7 +7,7 @@
 
 use ballast_api::PoolId;
 
-use super::codec::{Reader, put_bytes, seal_block, unseal};
+use super::codec::{Reader, is_crc_only, put_bytes, seal_block, unseal};
 use super::{BLOCK, FORMAT_VERSION};
 
 const MAGIC: &[u8; 8] = b"BLSTSUPR";
@@ -59,6 +59,14 @@ impl Superblock {
         put_bytes(&mut out, self.owner.boot.as_bytes());
         put_bytes(&mut out, self.owner.host.as_bytes());
         seal_block(out)
+    }
+
+    /// Whether a block that does not decode is a superblock of a pool that was being made, torn at its sectors: the fields
+    /// lie in the first one and say "never opened", or only the crc in the last one arrived.
+    pub(crate) fn is_torn_first(bytes: &[u8]) -> bool {
+        const INCARNATION: std::ops::Range<usize> = 34..42;
+        let never_opened = bytes.get(INCARNATION).is_some_and(|field| field.iter().all(|byte| *byte == 0));
+        (bytes.starts_with(MAGIC) && never_opened) || is_crc_only(bytes)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {

@@ -11,10 +11,11 @@ use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, ForwardToLeader, RaftError};
 use openraft::raft::Precondition;
+use tokio::time::{Instant, timeout_at};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-use crate::member::{Member, group_view};
+use crate::member::{CONTACT, Member, group_view};
 use crate::membership::{GroupView, Plan, Refusal};
 use crate::raft::types::{Config, LogId, MemberNode};
 
@@ -28,7 +29,7 @@ type Change = ChangeMembers<u64, MemberNode>;
 
 /// Fills a new member.
 pub(super) async fn add_learner(member: &Member, replica: ReplicaId, pool: PoolId) -> Result<(), Status> {
-    let (view, at) = leaders_view(member)?;
+    let (view, at) = leaders_view(member, Instant::now())?;
     if decide(view.add_learner(replica, pool))? == Plan::Nothing {
         return Ok(());
     }
@@ -38,10 +39,24 @@ pub(super) async fn add_learner(member: &Member, replica: ReplicaId, pool: PoolI
 
 /// Makes these members, and nobody else, the voters.
 pub(super) async fn change_voters(member: &Member, voters: BTreeSet<ReplicaId>) -> Result<(), Status> {
-    let (view, at) = leaders_view(member)?;
-    if decide(view.change_voters(&voters))? == Plan::Nothing {
-        return Ok(());
-    }
+    // Who died a moment ago has answered a moment ago, so all are asked now.
+    let asked = Instant::now();
+    _ = member.raft().trigger().heartbeat().await;
+    let mut metrics = member.raft().metrics();
+    let at = loop {
+        let (view, at) = leaders_view(member, asked)?;
+        match view.change_voters(&voters) {
+            Err(Refusal::Silent(_) | Refusal::NoMajority { .. }) if asked.elapsed() < CONTACT => {
+                if let Ok(Err(_)) = timeout_at(asked + CONTACT, metrics.changed()).await {
+                    return Err(stopped());
+                }
+            }
+            plan => match decide(plan)? {
+                Plan::Nothing => return Ok(()),
+                Plan::Propose => break at,
+            },
+        }
+    };
     let voters = voters.into_iter().map(|id| id.0).collect();
     // Who drops out leaves the group: as a learner it would be fed for ever.
     propose(member, Change::ReplaceAllVoters(voters), false, at).await
@@ -49,18 +64,18 @@ pub(super) async fn change_voters(member: &Member, voters: BTreeSet<ReplicaId>) 
 
 /// Takes out a member that does not vote.
 pub(super) async fn remove_learner(member: &Member, replica: ReplicaId) -> Result<(), Status> {
-    let (view, at) = leaders_view(member)?;
+    let (view, at) = leaders_view(member, Instant::now())?;
     if decide(view.remove_learner(replica))? == Plan::Nothing {
         return Ok(());
     }
     propose(member, Change::RemoveNodes(BTreeSet::from([replica.0])), false, at).await
 }
 
-/// The group as this member sees it, and the entry that this view is of.
-fn leaders_view(member: &Member) -> Result<(GroupView, Option<LogId>), Status> {
+/// The group as this member sees it, and the entry that this view is of. In contact is who answered since `asked`.
+fn leaders_view(member: &Member, asked: Instant) -> Result<(GroupView, Option<LogId>), Status> {
     let metrics = member.raft().metrics();
     let metrics = metrics.borrow_watched();
-    match group_view(&metrics) {
+    match group_view(&metrics, asked) {
         Some(view) => Ok((view, *metrics.membership_config.log_id())),
         None => {
             drop(metrics);
@@ -74,6 +89,10 @@ fn decide(plan: Result<Plan, Refusal>) -> Result<Plan, Status> {
         Refusal::NoVoters | Refusal::NoId => Status::invalid_argument(refusal.to_string()),
         _ => Status::failed_precondition(refusal.to_string()),
     })
+}
+
+fn stopped() -> Status {
+    Status::unavailable("the replica has stopped; ask the group's new leader")
 }
 
 fn not_leader(member: &Member, leader: Option<PoolId>) -> Status {
@@ -96,7 +115,7 @@ async fn propose(member: &Member, change: Change, retain: bool, at: Option<LogId
     let under_way = |what: String| Status::aborted(format!("{what}; ask again"));
     let result = match tokio::time::timeout(PATIENCE, change).await {
         Err(_) => return Err(under_way(format!("the change has taken more than {PATIENCE:?} and goes on"))),
-        Ok(Err(_)) => return Err(Status::unavailable("the replica has stopped; ask the group's new leader")),
+        Ok(Err(_)) => return Err(stopped()),
         Ok(Ok(result)) => result,
     };
     let error = match result {

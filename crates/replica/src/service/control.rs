@@ -12,10 +12,11 @@ use ballast_api::control::{
 use ballast_api::{BlockCount, PoolId, ReplicaId, VolumeId};
 use ballast_pool::PoolError;
 use openraft::async_runtime::watch::WatchReceiver;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::change;
-use crate::member::{Member, MemberConfig, MemberError, group_view, role};
+use crate::member::{CONTACT, Member, MemberConfig, MemberError, group_view, role};
 use crate::members::Members;
 use crate::raft::types::MemberNode;
 
@@ -185,7 +186,8 @@ fn replica_status(member: &Member) -> ReplicaStatus {
     let metrics = metrics.borrow_watched();
     let detail = metrics.running_state.as_ref().err().map(ToString::to_string).unwrap_or_default();
     let membership = &metrics.membership_config;
-    let view = group_view(&metrics);
+    let now = Instant::now();
+    let view = group_view(&metrics, now.checked_sub(CONTACT).unwrap_or(now));
     let snapshots = member.snapshots();
     let voters: BTreeSet<u64> = membership.voter_ids().collect();
     let member_status = |(id, node): (&u64, &MemberNode)| {

@@ -169,9 +169,12 @@ impl Volumes {
 
     fn serve_volume(&self, id: VolumeId, volume: TargetVolume) -> Result<(), Status> {
         let replicas = replicas(&volume)?;
+        let table =
+            replicas.iter().map(|(pool, endpoint)| Peer { pool: pool.to_bytes(), endpoint: endpoint.to_string() });
+        let table = table.collect();
         if let Some(served) = self.table().get_mut(&id) {
             if served.iqn == volume.iqn && served.blocks == volume.blocks {
-                served.replicas = volume.replicas;
+                served.replicas = table;
                 served.device.set_replicas(replicas);
                 return Ok(());
             }
@@ -189,8 +192,8 @@ impl Volumes {
             io_wait: IO_WAIT,
         }));
         self.server.add_target(volume.iqn.clone(), device.clone()).map_err(invalid)?;
-        let TargetVolume { iqn, name, blocks, replicas, .. } = volume;
-        self.table().insert(id, Served { iqn, name, blocks, replicas, device });
+        let TargetVolume { iqn, name, blocks, .. } = volume;
+        self.table().insert(id, Served { iqn, name, blocks, replicas: table, device });
         Ok(())
     }
 }
