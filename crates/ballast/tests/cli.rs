@@ -89,3 +89,47 @@ fn a_closed_pipe_is_not_a_panic() {
     let output = child.wait_with_output().unwrap();
     assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
 }
+
+/// Starts a pool, waits until it listens, asks it to stop; returns what it logged.
+fn serve_for_a_moment(dir: &Path, args: &[&str]) -> String {
+    let socket = dir.join("pool.sock");
+    let listen = format!("unix:{}", socket.display());
+    let mut command = ballast(&["pool", "serve", "--name", "a", "--listen", &listen], dir);
+    let child = command.args(args).stderr(Stdio::piped()).spawn().expect("the program runs");
+    for _ in 0..1200 {
+        if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+#[test]
+fn a_pool_makes_itself_once_and_starts_without_good_hints() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (device, peers) = (path("disk.img"), path("peers.json"));
+    let sized = format!("{device},size=256Mi");
+    let create = ["--device", &sized, "--create", "--peers", &peers];
+    let said = serve_for_a_moment(dir.path(), &create);
+    assert!(said.contains("pool made") && said.contains("no hints"), "{said}");
+    std::fs::write(&peers, "{").unwrap();
+    let said = serve_for_a_moment(dir.path(), &create);
+    assert!(!said.contains("pool made") && said.contains("malformed"), "{said}");
+    std::fs::write(&peers, r#"{"peers": []}"#).unwrap();
+    let said = serve_for_a_moment(dir.path(), &["--device", &device, "--peers", &peers]);
+    assert!(said.contains("starting with hints"), "{said}");
+
+    let other = path("other.img");
+    std::fs::write(&other, vec![7; 64 << 20]).unwrap();
+    let listen = format!("unix:{}", path("pool.sock"));
+    let args = ["pool", "serve", "--name", "a", "--listen", &listen, "--device", &other, "--create"];
+    let said = refused(&mut ballast(&args, dir.path()));
+    assert!(said.contains("left alone"), "{said}");
+}

@@ -134,10 +134,12 @@ fn a_creation_that_was_interrupted_anywhere_begins_again() {
                 let pool = start().unwrap_or_else(|error| panic!("seed {seed}, point {point} of {last}: {error}"));
                 let made = pool.id();
                 assert!(point < last || made == id, "a finished one is kept");
-                use_it(&pool);
+                let vote = bytes::Bytes::from_static(b"vote");
+                ready(replica(&pool, 1, 100).save_hard_state(vote.clone())).unwrap();
                 pool.close().unwrap();
                 let pool = start().unwrap();
-                assert!(pool.id() == made && is_used(&pool), "seed {seed}, point {point}");
+                let kept = pool.replica(volume(1)).unwrap().hard_state();
+                assert!(pool.id() == made && kept == Some(vote), "seed {seed}, point {point}");
             },
         );
     }
