@@ -67,8 +67,8 @@ async fn one_replica_of_the_list_that_answers_is_enough() {
     };
     let find = async {
         loop {
-            for n in 0..2 {
-                if leads(&peers[n].1).await {
+            for (n, (_, endpoint)) in peers.iter().enumerate() {
+                if leads(endpoint).await {
                     return n;
                 }
             }
