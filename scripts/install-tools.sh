@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs what Ballast needs and this machine lacks; does nothing when all of it is there.
 #
-#   scripts/install-tools.sh [--for run|test|bench]     (default: test, which includes the other two)
+#   scripts/install-tools.sh [--for run|test|bench|k8s]     (default: test, which includes run and bench)
 #
+# k8s is what tests/k8s needs beside Go: the programs around Kubernetes, for a cluster in namespaces of this machine.
 # Needs Debian 12's apt-get, as root or with sudo. Elsewhere it lists what is missing and how it is called there.
 # Exit status 1: something that cannot be done without (cargo, a C linker) is missing. A missing test tool is
 # reported, not fatal: the test that needs it says SKIPPED and why.
@@ -16,9 +17,9 @@ readonly PRIVATE_QEMU=target/tools/qemu # used when the installed qemu-img and i
 purpose='test'
 while [ $# -gt 0 ]; do
   case $1 in
-    --for) purpose=${2:?--for needs run, test or bench}; shift 2 ;;
+    --for) purpose=${2:?--for needs run, test, bench or k8s}; shift 2 ;;
     --for=*) purpose=${1#--for=}; shift ;;
-    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "unknown argument: $1 (try --help)" >&2; exit 2 ;;
   esac
 done
@@ -32,11 +33,14 @@ readonly LIBISCSI="pkg-config:pkg-config /usr/include/iscsi/iscsi.h:libiscsi-dev
 readonly PEERS="fio:fio tgtd:tgt ps:procps"
 readonly KERNEL="linux.uml:user-mode-linux iscsid:open-iscsi mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs modprobe:kmod
   udevadm:udev ip:iproute2 ethtool:ethtool busybox:busybox-static strace:strace"
+readonly CLUSTER="etcd:etcd-server containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins
+  iptables:iptables conntrack:conntrack openssl:openssl nsenter:util-linux mount:mount sysctl:procps socat:socat jq:jq tgtd:tgt"
 case $purpose in
   run) wanted=$BUILD ;;
   bench) wanted="$BUILD $LIBISCSI $PEERS" ;;
   test) wanted="$BUILD $LIBISCSI $PEERS $KERNEL" ;;
-  *) echo "unknown purpose: $purpose (run, test or bench)" >&2; exit 2 ;;
+  k8s) wanted="$BUILD $KERNEL $CLUSTER" ;;
+  *) echo "unknown purpose: $purpose (run, test, bench or k8s)" >&2; exit 2 ;;
 esac
 
 there() { case $1 in /*) [ -e "$1" ] ;; *) have "$1" ;; esac }
@@ -135,7 +139,11 @@ install_cargo_deny() {
 
 install_packages
 have gcc || { say "no C compiler: Rust needs it to link. Install gcc, then run this again."; exit 1; }
-check_rust || exit 1
+if [ "$purpose" = k8s ]; then
+  have go || say "no Go toolchain: Kubernetes is built from its modules, without it those tests are SKIPPED (https://go.dev/dl)"
+else
+  check_rust || exit 1
+fi
 if [ "$purpose" = test ]; then
   install_qemu
   install_cargo_deny
