@@ -172,7 +172,7 @@ node_is_ready() { # node
   [ "$ready" = "True $boot" ]
 }
 node_is_lost() { # node: the API server has noticed that it is silent
-  [ "$(kubectl get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}' 2>/dev/null)" != True ]
+  case $(kubectl get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}') in False | Unknown) true ;; *) false ;; esac
 }
 node_wait_ready() { # node [seconds]
   retry "${2:-120}" node_is_ready "$1" && return

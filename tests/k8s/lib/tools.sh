@@ -25,12 +25,12 @@ tools_complete() { # directory
 
 # Builds what is missing, one module at a time. Sets BIN. Some twenty minutes on two processors the first time.
 tools_build() {
-  local minor version flags begun
+  local minor version flags flag begun
   BIN=$(tools_directory)
   tools_complete "$BIN" && return
   begun=$(date +%s%N)
   mkdir -p "$BIN"
-  version=$(sed -n 's/^require k8s.io\/kubernetes \(v[0-9.]*\).*/\1/p; s/^\tk8s.io\/kubernetes \(v[0-9.]*\)$/\1/p' "$K8S_DIR/tools/kubernetes/go.mod")
+  version=$(cd "$K8S_DIR/tools/kubernetes" && go list -m -f '{{.Version}}' k8s.io/kubernetes) || return 1
   minor=${version#v1.}
   minor=${minor%%.*}
   # Without these the programs call themselves v0.0.0, and refuse to work with one another.
