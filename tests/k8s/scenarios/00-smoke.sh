@@ -131,7 +131,7 @@ every_pod_reaches_every_service() {
   local from to answer
   for from in "${nodes[@]}"; do
     for to in "${nodes[@]}"; do
-      answer=$(kubectl -n "$SPACE" exec "web-$from" -- wget -q -T 5 -O - "http://$(address_of "$to")/") || { echo "$from -> $to: no answer"; return 1; }
+      answer=$(kubectl -n "$SPACE" exec "web-$from" -- timeout 5 wget -q -O - "http://$(address_of "$to")/") || { echo "$from -> $to: no answer"; return 1; }
       [ "$answer" = "$to" ] || { echo "$from -> $to: $answer"; return 1; }
     done
   done
@@ -140,7 +140,7 @@ every_node_reaches_every_service() {
   local from to answer
   for from in "${nodes[@]}"; do
     for to in "${nodes[@]}"; do
-      answer=$(node_exec "$from" busybox wget -q -T 5 -O - "http://$(address_of "$to")/") || { echo "$from -> $to: no answer"; return 1; }
+      answer=$(node_exec "$from" timeout 5 busybox wget -q -O - "http://$(address_of "$to")/") || { echo "$from -> $to: no answer"; return 1; }
       [ "$answer" = "$to" ] || { echo "$from -> $to: $answer"; return 1; }
     done
   done
@@ -154,7 +154,7 @@ a_pod_may_not_read_secrets() {
   [ "$(kubectl auth can-i list secrets -n "$SPACE" --as "system:serviceaccount:$SPACE:default")" = no ]
 }
 the_api_server_answers_pods() {
-  kubectl -n "$SPACE" exec "web-${nodes[0]}" -- sh -c 'nc -z -w 5 $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT'
+  kubectl -n "$SPACE" exec "web-${nodes[0]}" -- sh -c 'nc -w 5 $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT </dev/null'
 }
 
 # tgt with one disk on a file of the node, at the node's own address.
@@ -182,7 +182,7 @@ no_session() { ! node_exec uml1 iscsiadm -m session; }
 expect "all nodes are ready" "$ALL_NODES" ready_nodes
 check "helm answers" helm version --short
 check "helm reaches the cluster" helm list -A
-kubectl create namespace "$SPACE" >/dev/null
+kubectl create namespace "$SPACE" --dry-run=client -o yaml | kubectl apply -f - >/dev/null
 eventually 30 "the namespace has its service account" kubectl -n "$SPACE" get serviceaccount default
 
 for node in "${nodes[@]}"; do web "$node"; done | apply >/dev/null

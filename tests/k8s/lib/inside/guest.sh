@@ -31,12 +31,14 @@ printf '#!/bin/sh\nexec modprobe -d /run/modules "$@"\n' >/run/modprobe
 chmod +x /run/modprobe
 echo /run/modprobe >/proc/sys/kernel/modprobe
 for module in overlay bridge br_netfilter veth crc32c_generic sd_mod iscsi_tcp dm-multipath \
-  ip_tables iptable_filter iptable_nat iptable_mangle nf_conntrack xt_comment xt_conntrack xt_mark xt_nat xt_tcpudp \
+  ip_tables iptable_filter iptable_nat iptable_mangle ip6_tables ip6table_filter ip6table_nat ip6table_mangle nf_conntrack xt_comment xt_conntrack xt_mark xt_nat xt_tcpudp \
   xt_addrtype xt_statistic xt_MASQUERADE xt_REDIRECT xt_recent ipt_REJECT; do
   /run/modprobe $module || echo "no module $module"
 done
 # This kernel has no address translation in nf_tables.
-ln -sf /usr/sbin/iptables-legacy /etc/alternatives/iptables
+for table in iptables ip6tables; do
+  for part in '' -save -restore; do ln -sf /usr/sbin/$table-legacy$part /etc/alternatives/$table$part; done
+done
 
 mount -t cgroup2 cgroup /sys/fs/cgroup
 echo "+cpu +memory +pids +io" >/sys/fs/cgroup/cgroup.subtree_control
