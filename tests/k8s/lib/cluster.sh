@@ -54,8 +54,8 @@ DNS:kubernetes.default.svc,DNS:kubernetes.default.svc.cluster.local,DNS:localhos
   declare -p CONTROL_ADDRESS SERVICE_RANGE EVICT_AFTER NODE_GRACE >"$config/settings"
 }
 
-control_is_ready() { [ "$(kubectl get --raw /readyz 2>/dev/null)" = ok ]; }
-control_serves_accounts() { kubectl -n default get serviceaccount default; }
+control_is_ready() { [ "$(kubectl --request-timeout=10s get --raw /readyz 2>/dev/null)" = ok ]; }
+control_serves_accounts() { kubectl --request-timeout=10s -n default get serviceaccount default; }
 
 # Everything up and every node ready, or a failure.
 cluster_up() {

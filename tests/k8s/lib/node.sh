@@ -167,12 +167,12 @@ node_start_only() { # node
 # The API server says Ready, and it says so of this boot.
 node_is_ready() { # node
   local ready boot
-  ready=$(kubectl get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status} {.status.nodeInfo.bootID}' 2>/dev/null) || return 1
+  ready=$(kubectl --request-timeout=10s get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status} {.status.nodeInfo.bootID}' 2>/dev/null) || return 1
   boot=$(node_exec "$1" cat /proc/sys/kernel/random/boot_id) || return 1
   [ "$ready" = "True $boot" ]
 }
 node_is_lost() { # node: the API server has noticed that it is silent
-  case $(kubectl get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}') in False | Unknown) true ;; *) false ;; esac
+  case $(kubectl --request-timeout=10s get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}') in False | Unknown) true ;; *) false ;; esac
 }
 node_wait_ready() { # node [seconds]
   retry "${2:-120}" node_is_ready "$1" && return
