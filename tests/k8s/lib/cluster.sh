@@ -80,7 +80,7 @@ cluster_up() {
 
 cluster_down() {
   local name
-  for name in $ALL_NODES control; do [ ! -e "$STATE/$name/pid" ] || machine_kill "$name" || true; done
+  for name in $ALL_NODES control; do machine_kill "$name" || true; done
   network_down
   cgroups_remove
   rm -rf "$STATE"

@@ -4,7 +4,7 @@
 # The control plane is one, and every node is one (that of a User-Mode Linux node holds its kernel). When the first process
 # of a machine is killed, the kernel kills all others at once and drops the mounts: a power cut. STATE/NAME/disk stays.
 #
-#   STATE/NAME/pid       the first process, as this system numbers it
+#   STATE/NAME/pid       the first process, as this system numbers it; STATE/NAME/parent the one that waits for it
 #   STATE/NAME/disk      /var, /etc and /tmp of the machine: what a power cut spares
 #   STATE/NAME/config    what its programs are told (lib/inside/*.sh read it)
 #   STATE/NAME/log       one file for each program
@@ -19,8 +19,9 @@ machine_boot() { # name program...: boots it; the program (in lib/inside) runs a
       env -i PATH="$PATH" HOME=/root LC_ALL=C.UTF-8 \
       unshare --mount --propagation private --uts --ipc --pid --fork --kill-child \
       bash "$K8S_DIR/lib/inside/machine.sh" "$name" "$directory" "$BIN" "$STATE/images" "$@" \
-      </dev/null >>"$directory/log/boot.log" 2>&1
+      </dev/null >>"$directory/log/boot.log" 2>&1 7>&- 8>&-
   ) &
+  echo $! >"$directory/parent"
   disown
   retry 20 test -s "$directory/log/booted" || { complain "$name does not boot: $(tail -n 5 "$directory/log/boot.log")"; return 1; }
 }
@@ -38,11 +39,11 @@ machine_exec() { # name command...
 }
 
 machine_kill() { # name: cuts its power
-  local pid
-  pid=$(machine_pid "$1") || return 0
-  kill -KILL "$pid" 2>/dev/null || true
-  retry 30 machine_is_gone "$1" || { complain "$1 (process $pid) does not die"; return 1; }
-  rm -f "$STATE/$1/pid"
+  [ -e "$STATE/$1/parent" ] || return 0
+  # The parent does nothing but wait; the first process dies with it also when it has not yet said its number.
+  kill -KILL "$(cat "$STATE/$1/parent")" "$(machine_pid "$1")" 2>/dev/null || true
+  retry 30 machine_is_gone "$1" || { complain "$1 (process $(machine_pid "$1")) does not die"; return 1; }
+  rm -f "$STATE/$1"/{pid,parent}
 }
 
 machine_processes() { # name: all of them, as this system numbers them
