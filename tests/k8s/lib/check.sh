@@ -58,7 +58,15 @@ prints() { # wanted command...
 
 skipped() { verdict SKIPPED "$1" "$2"; }
 
-# ---- questions that many scenarios ask ----
+# ---- what many scenarios do and ask ----
+
+# A namespace without anything of a former run, ready for pods.
+fresh_namespace() { # namespace
+  kubectl delete namespace "$1" --ignore-not-found >/dev/null
+  kubectl create namespace "$1" >/dev/null
+  retry 30 kubectl -n "$1" get serviceaccount default || { complain "the namespace $1 gets no service account"; return 1; }
+}
+namespace_is_gone() { [ -z "$(kubectl get namespace "$1" --ignore-not-found -o name)" ]; }
 
 pod_is_ready() { # namespace pod
   [ "$(kubectl -n "$1" get pod "$2" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}')" = True ]

@@ -143,6 +143,7 @@ image_provide_ballast() { # program, reference
   fi
   cp -a "$tools" "$root"
   install -D -m 755 "$1" "$root/usr/local/bin/ballast"
+  strip --strip-debug "$root/usr/local/bin/ballast" 2>/dev/null || true
   image_pack "$root" "$2" "$STATE/images/ballast.tar" /usr/local/bin/ballast
   rm -rf "$root"
 }
@@ -158,5 +159,6 @@ image_load() { # name [node...]
   for node in "${@:-${nodes[@]}}"; do
     node_exec "$node" ctr --address /run/containerd/containerd.sock --namespace k8s.io image import \
       "/run/ballast-k8s/images/$name.tar" >/dev/null || { complain "$node cannot load the image $name"; return 1; }
+    if is_uml "$node"; then node_exec "$node" sync; fi
   done
 }

@@ -20,14 +20,14 @@ node_configure() { # node
   mkdir -p "$config/cni"
   cni_settings "$1" >"$config/cni/10-bridge.conflist"
   kubelet_settings "$1" >"$config/kubelet.yaml"
-  local NAME=$name ADDRESS LABELS=ballast.test/kind=machine TAINTS='' FIRST_IMAGES='pause busybox'
+  local NAME=$name ADDRESS KIND=machine TAINTS='' FIRST_IMAGES='pause busybox ballast'
   ADDRESS=$(node_address "$1")
   if is_uml "$1"; then
-    LABELS=ballast.test/kind=uml
+    KIND=uml
     # It has one slow processor: what may run elsewhere should.
     TAINTS=ballast.test/kind=uml:PreferNoSchedule
   fi
-  declare -p NAME ADDRESS LABELS TAINTS FIRST_IMAGES POD_RANGE >"$config/settings"
+  declare -p NAME ADDRESS KIND TAINTS FIRST_IMAGES POD_RANGE >"$config/settings"
 }
 
 containerd_settings() { # node

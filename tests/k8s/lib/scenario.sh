@@ -15,7 +15,7 @@ show_cluster() {
   {
     kubectl get nodes,pods,pv,pvc -A -o wide
     kubectl get events -A --sort-by=.metadata.creationTimestamp | tail -n 25
-  } 2>&1 | cut -c1-220
+  } 2>&1 | cut -c1-300
   echo "----"
 }
 scenario_ends() {

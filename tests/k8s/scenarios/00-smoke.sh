@@ -54,10 +54,10 @@ spec:
       containers:
       - name: agent
         image: busybox:test
-        command: [sh, -c, 'echo "\$NODE" > /data/name && exec sleep 100000']
+        command: [sh, -c, 'echo "\$NODE" > /data/name && mkdir -p /data/mount && mount -t tmpfs t /data/mount && touch /data/mount/seen && exec sleep 100000']
         env: [{name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]
         securityContext: {privileged: true}
-        volumeMounts: [{name: data, mountPath: /data}]
+        volumeMounts: [{name: data, mountPath: /data, mountPropagation: Bidirectional}]
       volumes: [{name: data, hostPath: {path: /var/smoke, type: DirectoryOrCreate}}]
 YAML
 }
@@ -150,6 +150,13 @@ every_node_has_its_own_file() {
   for node in "${nodes[@]}"; do prints "$node" node_exec "$node" cat /var/smoke/name || return 1; done
   [ ! -e /var/smoke ] || { echo "it is on this system's own disk"; return 1; }
 }
+every_node_sees_its_pod_s_mount() {
+  local node
+  for node in "${nodes[@]}"; do
+    node_exec "$node" test -e /var/smoke/mount/seen || { echo "not on $node"; return 1; }
+    node_exec "$node" umount /var/smoke/mount || return 1
+  done
+}
 a_pod_may_not_read_secrets() {
   [ "$(kubectl auth can-i list secrets -n "$SPACE" --as "system:serviceaccount:$SPACE:default")" = no ]
 }
@@ -159,16 +166,21 @@ the_api_server_answers_pods() {
 
 # tgt with one disk on a file of the node, at the node's own address.
 start_target() { # node
+  stop_target "$1"
   node_exec "$1" bash -c "
     set -e
-    mkdir -p /var/lib/target /run/tgtd
-    truncate -s 256M /var/lib/target/disk
-    setsid tgtd -f -C 1 --iscsi portal=$PORTAL >/run/tgtd.log 2>&1 </dev/null &
+    mkdir -p /var/smoke-target /run/tgtd
+    truncate -s 256M /var/smoke-target/disk
+    setsid tgtd -f -C 1 --iscsi portal=$PORTAL >/run/tgtd/log 2>&1 </dev/null &
+    echo \$! >/run/tgtd/pid
     admin() { tgtadm -C 1 --lld iscsi --mode \"\$@\"; }
     for _ in \$(seq 50); do admin target --op show >/dev/null 2>&1 && break; sleep 0.2; done
     admin target --op new --tid 1 --targetname $IQN
-    admin logicalunit --op new --tid 1 --lun 1 --backing-store /var/lib/target/disk
+    admin logicalunit --op new --tid 1 --lun 1 --backing-store /var/smoke-target/disk
     admin target --op bind --tid 1 --initiator-address ALL"
+}
+stop_target() { # node
+  node_exec "$1" sh -c '[ ! -e /run/tgtd/pid ] || kill -KILL $(cat /run/tgtd/pid); rm -rf /run/tgtd /var/smoke-target'
 }
 pod_writes() { kubectl -n "$SPACE" exec "$1" -- sh -c 'dd if=/dev/urandom of=/disk/data bs=1M count=32 2>/dev/null && sync && md5sum /disk/data'; }
 disk_is_ext4_of_the_kernel() {
@@ -182,8 +194,7 @@ no_session() { ! node_exec uml1 iscsiadm -m session; }
 expect "all nodes are ready" "$ALL_NODES" ready_nodes
 check "helm answers" helm version --short
 check "helm reaches the cluster" helm list -A
-kubectl create namespace "$SPACE" --dry-run=client -o yaml | kubectl apply -f - >/dev/null
-eventually 30 "the namespace has its service account" kubectl -n "$SPACE" get serviceaccount default
+check "there is a namespace for it" fresh_namespace "$SPACE"
 
 for node in "${nodes[@]}"; do web "$node"; done | apply >/dev/null
 apply_all agents deployment >/dev/null
@@ -193,6 +204,7 @@ eventually 60 "a deployment has its pods" pods_are_ready "$SPACE" app=three 3
 eventually 30 "every pod reaches every node's pod by its service" every_pod_reaches_every_service
 check "every node reaches every node's pod by its service" every_node_reaches_every_service
 check "a directory of the node is each node's own" every_node_has_its_own_file
+check "what a pod mounts for its node is mounted there" every_node_sees_its_pod_s_mount
 check "pods reach the API server" the_api_server_answers_pods
 check "RBAC is on" a_pod_may_not_read_secrets
 for node in "${nodes[@]}"; do expect "logs from $node" "serving on $node" kubectl -n "$SPACE" logs "web-$node"; done
@@ -215,6 +227,7 @@ else
   kubectl -n "$SPACE" delete pod second --wait >/dev/null
   kubectl -n "$SPACE" delete pvc disk >/dev/null
   kubectl delete pv smoke-iscsi >/dev/null
+  check "the target ends" stop_target node1
 fi
 kubectl delete namespace "$SPACE" --wait=false >/dev/null
-eventually 120 "the namespace goes away" eval "! kubectl get namespace $SPACE"
+eventually 120 "the namespace goes away" namespace_is_gone "$SPACE"

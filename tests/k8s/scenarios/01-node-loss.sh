@@ -67,7 +67,7 @@ power_cut() { # node
   eventually 60 "every node has its pod" keepers_are_ready
 }
 
-kubectl create namespace "$SPACE" >/dev/null
+check "there is a namespace for it" fresh_namespace "$SPACE"
 manifests | kubectl -n "$SPACE" apply -f - >/dev/null
 eventually 90 "every node has its pod at first" keepers_are_ready
 eventually 90 "the deployment is there" pods_are_ready "$SPACE" app=movable 2
@@ -93,4 +93,4 @@ eventually 60 "it answers again" control_is_ready
 eventually 60 "every node has its pod at last" keepers_are_ready
 
 kubectl delete namespace "$SPACE" --wait=false >/dev/null
-eventually 120 "the namespace goes away" eval "! kubectl get namespace $SPACE"
+eventually 120 "the namespace goes away" namespace_is_gone "$SPACE"

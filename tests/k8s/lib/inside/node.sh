@@ -12,14 +12,17 @@ sysctl -qw net.bridge.bridge-nf-call-iptables=1
 keep containerd containerd --config "$HERE/config/containerd.toml"
 wait_for 60 ctr --address /run/containerd/containerd.sock version || echo "containerd does not answer"
 
-for image in "$HERE"/images/*.tar; do
-  case " $FIRST_IMAGES " in
-    *" $(basename "$image" .tar) "*) ctr --address /run/containerd/containerd.sock --namespace k8s.io image import "$image" ;;
-  esac
-done
+load_image() { # name
+  [ -e "$HERE/images/$1.tar" ] && [ ! -e "$HERE/disk/loaded-$1" ] || return 0
+  ctr --address /run/containerd/containerd.sock --namespace k8s.io image import "$HERE/images/$1.tar" || return 0
+  # A guest that loses its power loses what its kernel has not written, and nobody would load it again.
+  [ "$KIND" != uml ] || sync
+  touch "$HERE/disk/loaded-$1"
+}
+for image in $FIRST_IMAGES; do load_image "$image"; done
 
 keep kubelet "$HERE/bin/kubelet" --config="$HERE/config/kubelet.yaml" --kubeconfig="$HERE/config/kubelet.kubeconfig" \
-  --hostname-override="$NAME" --node-ip="$ADDRESS" --node-labels="$LABELS" --register-with-taints="$TAINTS"
+  --hostname-override="$NAME" --node-ip="$ADDRESS" --node-labels="ballast.test/kind=$KIND" --register-with-taints="$TAINTS"
 
 # It must not touch the limits of connection tracking, which belong to the whole system.
 keep kube-proxy "$HERE/bin/kube-proxy" --kubeconfig="$HERE/config/proxy.kubeconfig" --hostname-override="$NAME" \
