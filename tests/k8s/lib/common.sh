@@ -6,7 +6,7 @@
 K8S_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly K8S_DIR
 readonly K8S_CACHE=${BALLAST_K8S_CACHE:-$HOME/.cache/ballast-k8s}
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin
 
 say() { printf 'k8s: %s\n' "$*"; }
 complain() { printf 'k8s: %s\n' "$*" >&2; }

@@ -16,7 +16,7 @@ image_pack() { # root, full reference, archive, program and its arguments...
   local root=$1 reference=$2 archive=$3 work layer config manifest entry='' word
   shift 3
   for word in "$@"; do entry+="${entry:+,}\"$word\""; done
-  work=$(mktemp -d "$(dirname "$archive")/pack.XXXXXX")
+  work=$(mktemp -d "$STATE/pack.XXXXXX")
   mkdir -p "$work/blobs/sha256"
   tar --create --file "$work/layer" --directory "$root" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 .
   layer=$(image_blob "$work" "$work/layer")
@@ -39,8 +39,15 @@ MANIFEST
 "annotations":{"io.containerd.image.name":"$reference","org.opencontainers.image.ref.name":"${reference##*:}"}}]}
 INDEX
   tar --create --file "$work/archive" --directory "$work" --sort=name --owner=0 --group=0 --mtime=@0 oci-layout index.json blobs
-  mv "$work/archive" "$archive"
+  put_in_place "$work/archive" "$archive"
   rm -r "$work"
+}
+# Another run may do the same at the same time, and may look at any moment.
+put_in_place() { # file or directory, where to
+  local new
+  new=$(mktemp --dry-run "$2.XXXXXX")
+  mv "$1" "$new"
+  mv --no-target-directory "$new" "$2" 2>/dev/null || rm -rf "$new"
 }
 image_blob() { # work directory, file: moves it to where its checksum says; prints checksum:size
   local sum size
@@ -54,12 +61,14 @@ image_blob() { # work directory, file: moves it to where its checksum says; prin
 debian_root() { # root, packages...
   local root=$1 work package
   shift
-  work=$(mktemp -d "${TMPDIR:-/tmp}/ballast-k8s-packages.XXXXXX")
+  work=$(mktemp -d "$STATE/packages.XXXXXX")
   mkdir -p "$work/archives/partial"
   : >"$work/status"
-  # The system's own list of what is installed is left out, so nothing counts as there already.
-  apt-get -qq -o Dir::State::Status="$work/status" -o Dir::Cache::Archives="$work/archives" -o APT::Sandbox::User=root \
-    -o Debug::NoLocking=1 -o APT::Install-Recommends=0 install --download-only -y "$@" >/dev/null || { rm -rf "$work"; return 1; }
+  if ! debian_download "$work" "$@"; then
+    # The package lists may be missing, or too old.
+    apt-get -qq update || true
+    debian_download "$work" "$@" || { rm -rf "$work"; return 1; }
+  fi
   mkdir -p "$root"/usr/{bin,sbin,lib,lib64} "$root"/{tmp,run,proc,sys,dev,var/lib}
   for package in bin sbin lib lib64; do ln -sfn "usr/$package" "$root/$package"; done
   for package in "$work"/archives/*.deb; do
@@ -71,6 +80,14 @@ debian_root() { # root, packages...
   cp "$root/usr/share/base-passwd/passwd.master" "$root/etc/passwd"
   cp "$root/usr/share/base-passwd/group.master" "$root/etc/group"
   [ -e "$root/usr/bin/awk" ] || ln -s mawk "$root/usr/bin/awk"
+}
+
+# The system's own list of what is installed is left out, so nothing counts as there already.
+debian_download() { # work directory, packages...
+  local work=$1
+  shift
+  apt-get -qq -o Dir::State::Status="$work/status" -o Dir::Cache::Archives="$work/archives" -o APT::Sandbox::User=root \
+    -o Debug::NoLocking=1 -o APT::Install-Recommends=0 install --download-only -y "$@" >/dev/null
 }
 
 readonly DEBIAN_TOOLS="base-files base-passwd bash coreutils dash findutils grep gzip hostname libc-bin mawk procps sed tar util-linux"
@@ -110,8 +127,8 @@ image_cached() { # pause|busybox|mariadb
   esac
   archive=$IMAGE_CACHE/$name-$(image_recipe | checksum | cut -c1-16).tar
   if [ ! -e "$archive" ]; then
-    mkdir -p "$IMAGE_CACHE"
-    work=$(mktemp -d "$IMAGE_CACHE/$name.XXXXXX")
+    image_forget_old "$name"
+    work=$(mktemp -d "$STATE/$name.XXXXXX")
     if ! "root_of_$name" "$work" || ! image_pack "$work" "$reference" "$archive" ${entry:+"$entry"}; then
       rm -rf "$work"
       complain "cannot make the image $name"
@@ -120,6 +137,10 @@ image_cached() { # pause|busybox|mariadb
     rm -rf "$work"
   fi
   echo "$archive"
+}
+image_forget_old() { # name: what was made by an older recipe, days ago
+  mkdir -p "$IMAGE_CACHE"
+  find "$IMAGE_CACHE" -mindepth 1 -maxdepth 1 -name "$1-*" -mtime +2 -exec rm -rf {} +
 }
 image_recipe() { cat "$K8S_DIR/lib/images.sh" "$K8S_DIR"/images/* /etc/debian_version; }
 
@@ -135,11 +156,11 @@ image_provide_ballast() { # program, reference
   local root=$STATE/ballast-root tools
   tools=$IMAGE_CACHE/tools-$(image_recipe | checksum | cut -c1-16)
   if [ ! -d "$tools" ]; then
-    mkdir -p "$IMAGE_CACHE"
-    rm -rf "$tools.new"
-    mkdir "$tools.new"
-    root_of_tools "$tools.new" || { rm -rf "$tools.new"; return 1; }
-    mv "$tools.new" "$tools"
+    image_forget_old tools
+    mkdir "$STATE/tools"
+    root_of_tools "$STATE/tools" || return 1
+    touch "$STATE/tools"
+    put_in_place "$STATE/tools" "$tools"
   fi
   cp -a "$tools" "$root"
   install -D -m 755 "$1" "$root/usr/local/bin/ballast"

@@ -101,6 +101,7 @@ failSwapOn: false
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}
 # Nothing could be pulled again.
 imageGCHighThresholdPercent: 100
+volumePluginDir: /var/lib/kubelet/volume-plugins
 nodeStatusUpdateFrequency: 4s
 nodeLeaseDurationSeconds: $((NODE_GRACE * 3 / 4))
 SETTINGS

@@ -30,6 +30,9 @@ tools_build() {
   tools_complete "$BIN" && return
   begun=$(date +%s%N)
   mkdir -p "$BIN"
+  # Two builds at once would take the time of both.
+  exec 9>"$BIN/lock"
+  flock 9
   version=$(cd "$K8S_DIR/tools/kubernetes" && go list -m -f '{{.Version}}' k8s.io/kubernetes) || return 1
   minor=${version#v1.}
   minor=${minor%%.*}
