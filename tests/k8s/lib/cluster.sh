@@ -22,6 +22,8 @@ cluster_make_state() { # number of nodes, number of User-Mode Linux nodes
   NODE_GRACE=${NODE_GRACE:-20} EVICT_AFTER=${EVICT_AFTER:-15}
   mkdir -p "$STATE"/{images,bin}
   save_environment
+  mkdir -p "$K8S_CACHE/running"
+  echo "$$ $STATE" >"$K8S_CACHE/running/$ID"
   make_client kubectl
   make_client helm
 }
@@ -83,7 +85,21 @@ cluster_down() {
   for name in $ALL_NODES control; do machine_kill "$name" || true; done
   network_down
   cgroups_remove
-  rm -rf "$STATE"
+  rm -rf "$STATE" "$K8S_CACHE/running/$ID"
+}
+
+# Takes down what runs left that were killed before they could do it.
+cluster_sweep() {
+  local note owner state
+  for note in "$K8S_CACHE"/running/*; do
+    read -r owner state <"$note" 2>/dev/null || continue
+    if grep -qa 'k8s/run\|\./run' "/proc/$owner/cmdline" 2>/dev/null; then continue; fi
+    if [ -e "$state/env" ]; then
+      say "taking down the cluster that an ended run left in $state"
+      (load_environment "$state" && cluster_down)
+    fi
+    rm -f "$note"
+  done
 }
 
 # What a cluster that was taken down should not have left. Prints what it finds.
