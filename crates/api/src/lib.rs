@@ -3,6 +3,8 @@
 //! The words are those of the field, one meaning each: see `docs/ARCHITECTURE.md`, "Words".
 
 mod ids;
+#[cfg(feature = "kubernetes")]
+pub mod k8s;
 mod units;
 
 pub use ids::{Epoch, PoolId, ReplicaId, TargetId, VolumeId};
