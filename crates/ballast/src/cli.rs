@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use ballast_pool::DeviceConfig;
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::{CrdsArgs, UninstallArgs};
 use crate::logging::LogFormat;
 use crate::memory::parse_cache;
 use crate::names::VolumeName;
@@ -41,6 +42,18 @@ pub(crate) enum Command {
     /// The iSCSI target process
     #[command(subcommand)]
     Target(TargetCommand),
+    /// Kubernetes: make pools and volumes as their objects say, until stopped
+    Operator(OperatorArgs),
+    /// Kubernetes: make volumes for PersistentVolumeClaims, until stopped
+    Provisioner(ProvisionerArgs),
+    /// The node disk manager: tells Kubernetes which disks this node has (a pod on each node; stops on SIGTERM)
+    Ndm(NdmArgs),
+    /// Print the definitions of the Kubernetes objects, or install them
+    Crds(CrdsArgs),
+    /// Fail while the cluster holds volumes or pools (run by the chart before it is uninstalled)
+    UninstallCheck(UninstallArgs),
+    /// Delete what is left in the API of a cluster without volumes and pools (run by the chart after it is uninstalled)
+    UninstallClean(UninstallArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -225,7 +238,7 @@ pub(crate) struct PoolServeArgs {
     /// than this whole pool are refused, never wiped
     #[arg(long)]
     pub(crate) create: bool,
-    /// Where to listen: unix:PATH or ADDRESS:PORT, for example 0.0.0.0:7000 or [::]:7000
+    /// Where to listen: unix:PATH or ADDRESS:PORT, for example 0.0.0.0:7000 or `[::]:7000`
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) listen: String,
     /// JSON file that says where the other pools are, until this one is told:
@@ -244,7 +257,10 @@ pub(crate) struct TargetServeArgs {
     /// Where to listen for initiators
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) portal: SocketAddr,
-    /// Where to listen for control: unix:PATH or ADDRESS:PORT, for example 0.0.0.0:7777 or [::]:7777
+    /// The address that discovery tells initiators, when it is not the one they connect to, for example a Service's
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) advertise: Option<SocketAddr>,
+    /// Where to listen for control: unix:PATH or ADDRESS:PORT, for example 0.0.0.0:7777 or `[::]:7777`
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) control: String,
     /// JSON file that says which volumes to serve, until this target is told: {"volumes": [{"volume": UUID, "name": NAME,
@@ -253,6 +269,61 @@ pub(crate) struct TargetServeArgs {
     pub(crate) volumes: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) runtime: RuntimeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OperatorArgs {
+    /// Namespace of pools, targets and volumes
+    #[arg(long, env = "NAMESPACE", default_value = "openebs")]
+    pub(crate) namespace: String,
+    /// Image of the pods that are made: the one that this process runs from
+    #[arg(long, env = "BALLAST_IMAGE")]
+    pub(crate) image: String,
+    /// When that image is pulled
+    #[arg(long, env = "BALLAST_IMAGE_PULL_POLICY", default_value = "IfNotPresent",
+        value_parser = ["Always", "IfNotPresent", "Never"])]
+    pub(crate) image_pull_policy: String,
+    /// Directory of the sparse files on the nodes
+    #[arg(long, env = "BALLAST_SPARSE_DIR", default_value = "/var/openebs/sparse", value_name = "DIR")]
+    pub(crate) sparse_dir: String,
+    /// Seconds that a pool may be away before its replicas are made anew elsewhere
+    #[arg(long, env = "BALLAST_REPLICA_GRACE_PERIOD", default_value_t = 300, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(15..))]
+    pub(crate) replica_grace_period: u64,
+    /// ServiceAccount of pool and target pods; they use no API
+    #[arg(long, env = "BALLAST_POOL_SERVICE_ACCOUNT", value_name = "NAME")]
+    pub(crate) pool_service_account: Option<String>,
+    /// PriorityClass of pool and target pods
+    #[arg(long, env = "BALLAST_PRIORITY_CLASS", value_name = "NAME")]
+    pub(crate) priority_class: Option<String>,
+    /// Name of this process in the Lease and in events; no two processes may have the same
+    #[arg(long, env = "POD_NAME", default_value_t = process_name(), value_name = "NAME")]
+    pub(crate) identity: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProvisionerArgs {
+    /// Namespace of the volumes: the operator's
+    #[arg(long, env = "NAMESPACE", default_value = "openebs")]
+    pub(crate) namespace: String,
+    /// Classes with this provisioner are served
+    #[arg(long, default_value = "openebs.io/provisioner-iscsi", value_name = "NAME")]
+    pub(crate) provisioner: String,
+    /// Name of this process in the Lease and in events; no two processes may have the same
+    #[arg(long, env = "POD_NAME", default_value_t = process_name(), value_name = "NAME")]
+    pub(crate) identity: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NdmArgs {
+    #[command(flatten)]
+    pub(crate) options: ballast_ndm::Options,
+    /// Only print what would be reported; needs no cluster and changes nothing
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// With --once: for people or for scripts
+    #[arg(long, short, value_enum, default_value = "table", requires = "once")]
+    pub(crate) output: Format,
 }
 
 /// How a process that carries data uses its processors.
@@ -279,6 +350,12 @@ pub(crate) struct BusyPollArg {
 /// cheapest on one thread, and staying awake for the next message works best there (docs/write-cost.md).
 fn runtime_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 4).clamp(1, 4))
+}
+
+/// A name that no other process has: two that hold a Lease under one name would both lead.
+fn process_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}-{}", host.trim(), std::process::id())
 }
 
 #[cfg(test)]

@@ -90,6 +90,53 @@ fn a_closed_pipe_is_not_a_panic() {
     assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
 }
 
+#[test]
+fn the_node_disk_manager_tells_what_it_would_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, tree) = (|name: &str| dir.path().join(name), dir.path().to_str().unwrap());
+    for name in ["sys/class/block", "sys/devices/sdb", "proc/1", "dev", "udev", "sparse"] {
+        std::fs::create_dir_all(path(name)).unwrap();
+    }
+    for (name, text) in [
+        ("sys/devices/sdb/dev", "8:16"),
+        ("sys/devices/sdb/size", "2097152"),
+        ("proc/1/mountinfo", ""),
+        ("dev/sdb", "XFSB"),
+        ("config", "filterconfigs:\n- {key: path-filter, state: true, exclude: nothing}\n"),
+        ("bad", "filterconfigs: 5"),
+    ] {
+        std::fs::write(path(name), text).unwrap();
+    }
+    std::os::unix::fs::symlink(path("sys/devices/sdb"), path("sys/class/block/sdb")).unwrap();
+    std::fs::File::create(path("sparse/0-ndm-sparse.img")).unwrap().set_len(1 << 30).unwrap();
+    let at = |name: &str| format!("{tree}/{name}");
+    let roots = ["sys", "proc", "dev", "udev"].map(|name| format!("--{name}={}", at(name)));
+    let ndm = |more: &[&str]| {
+        let mut command = ballast(&["ndm", "--once", "--node=n1"], dir.path());
+        command.args(&roots).arg(format!("--sparse-dir={}", at("sparse"))).args(more);
+        command
+    };
+    let output = ndm(&["--output=json", &format!("--config={}", at("config"))]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let [disk, file] = report["devices"].as_array().unwrap().as_slice() else { panic!("{report}") };
+    assert_eq!((disk["spec"]["path"].as_str(), disk["offered"].as_bool()), (Some("/dev/sdb"), Some(false)));
+    assert_eq!(disk["spec"]["filesystem"]["fsType"], "xfs");
+    assert_eq!(
+        (file["spec"]["path"].as_str(), file["offered"].as_bool()),
+        (Some(&*at("sparse/0-ndm-sparse.img")), Some(true))
+    );
+
+    let output = ndm(&[]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains("/dev/sdb: not offered: it holds xfs"), "{text}");
+
+    let said = refused(&mut ndm(&[&format!("--config={}", at("bad"))]));
+    assert!(said.contains("filterconfigs"), "{said}");
+    let said = refused(ballast(&["ndm", "--output=json"], dir.path()).env_remove("KUBECONFIG"));
+    assert!(said.contains("--once"), "{said}");
+}
+
 /// Starts a pool, waits until it listens, asks it to stop; returns what it logged.
 fn serve_for_a_moment(dir: &Path, args: &[&str]) -> String {
     let socket = dir.join("pool.sock");

@@ -31,6 +31,7 @@ pub mod sim;
 mod state;
 mod survey;
 mod types;
+mod wipe;
 
 pub use error::PoolError;
 pub use inspect::{DeviceReport, InspectReport, ReplicaReport, inspect, inspect_on};
@@ -42,3 +43,4 @@ pub use types::{
     BlockData, DeviceConfig, DeviceStats, ExportChunk, IoBackend, LogMark, LogOp, LogRecord, LogState,
     MAX_HARD_STATE_BYTES, MAX_HEADER_BYTES, MAX_RECORD_BLOCKS, OpenOptions, PoolConfig, PoolStats, ReplicaConfig,
 };
+pub use wipe::{DeviceLabel, Wiped, label_of, wipe};

@@ -77,21 +77,8 @@ fn is_unfinished(contents: &[Contents]) -> bool {
 fn look(device: &PoolDevice) -> Result<Contents> {
     let mut head = vec![0; DATA_START as usize];
     device.read_at(0, &mut head)?;
-    let mut contents = Contents { label: Found::Nothing, never_opened: Vec::new(), data: None };
-    for at in SUPERBLOCK_OFFSETS.map(|offset| offset as usize) {
-        let block = &mut head[at..at + BLOCK as usize];
-        let of_creation = match Superblock::decode(block) {
-            Some(superblock) if superblock.incarnation == 0 => {
-                contents.never_opened.push(superblock.pool);
-                true
-            }
-            Some(_) => false,
-            None => Superblock::is_torn_first(block),
-        };
-        if of_creation {
-            block.fill(0);
-        }
-    }
+    let never_opened = blank_unused_superblocks(&mut head);
+    let mut contents = Contents { label: Found::Nothing, never_opened, data: None };
     for at in LABEL_OFFSETS.map(|offset| offset as usize) {
         let block = &mut head[at..at + BLOCK as usize];
         match Label::decode(block) {
@@ -108,6 +95,32 @@ fn look(device: &PoolDevice) -> Result<Contents> {
     }
     contents.data = data(&head);
     Ok(contents)
+}
+
+/// Takes the superblocks of a creation, which nobody has used, out of what was read; returns their pools.
+fn blank_unused_superblocks(head: &mut [u8]) -> Vec<PoolId> {
+    let mut pools = Vec::new();
+    for at in SUPERBLOCK_OFFSETS.map(|offset| offset as usize) {
+        let block = &mut head[at..at + BLOCK as usize];
+        let of_creation = match Superblock::decode(block) {
+            Some(superblock) if superblock.incarnation == 0 => {
+                pools.push(superblock.pool);
+                true
+            }
+            Some(_) => false,
+            None => Superblock::is_torn_first(block),
+        };
+        if of_creation {
+            block.fill(0);
+        }
+    }
+    pools
+}
+
+/// What somebody wrote at the start of a device that has no label, apart from what a creation left.
+pub(crate) fn foreign(head: &mut [u8]) -> Option<String> {
+    blank_unused_superblocks(head);
+    data(head)
 }
 
 /// What somebody wrote at the start of a device.

@@ -56,6 +56,11 @@ pub const PREFERRED_REPLICA_ANTI_AFFINITY: &str = "openebs.io/preferred-replica-
 /// PVC label: the target runs beside the application's pods with this label.
 pub const TARGET_AFFINITY: &str = "openebs.io/target-affinity";
 
+/// Annotation of a CStorPool, followed by a volume's id: its replica here is to be deleted when the pool answers again.
+pub const PENDING_DELETION: &str = "deletion.openebs.io/";
+/// Annotation "true" on a StoragePoolClaim, CStorPool or CStorVolume that is being deleted: do not wait for what it holds.
+pub const FORCE_DELETE: &str = "openebs.io/force-delete";
+
 /// Holds a CStorPool until its Deployment is gone and its devices are released.
 pub const POOL_FINALIZER: &str = "cstorpool.openebs.io/finalizer";
 /// Holds a StoragePoolClaim while volumes use its pools.

@@ -4,6 +4,9 @@
 //! One file for each kind. `ballast crds` prints the definitions that the chart installs; the comments of the fields here
 //! are what `kubectl explain` says.
 
+// Several printed columns of one kind: clippy compares their parts without the column they belong to.
+#![allow(clippy::duplicated_attributes)]
+
 pub mod claim;
 pub mod config;
 pub mod device;

@@ -109,9 +109,6 @@ pub struct CStorPoolStatus {
     /// Replicas in the pool.
     #[serde(default)]
     pub replicas: i32,
-    /// Volumes whose replica here is to be deleted when the pool answers again.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub pending_deletions: Vec<String>,
     /// Aspects of its state.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,

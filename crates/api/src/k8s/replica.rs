@@ -43,6 +43,9 @@ pub struct CStorVolumeReplicaStatus {
     /// "Init", "Healthy", "Degraded", "Rebuilding", "Offline", "Unknown" or "Error".
     #[serde(default)]
     pub phase: String,
+    /// Whether it was made in its pool; noted just before. Its id is not used for an empty one after that.
+    #[serde(default)]
+    pub made: bool,
     /// Space.
     #[serde(default)]
     pub capacity: ReplicaCapacity,

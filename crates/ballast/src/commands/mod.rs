@@ -1,17 +1,30 @@
 //! One module per command.
 
 mod address;
+mod causes;
+mod crds;
+#[cfg(test)]
+mod fake_server;
+mod ndm;
+mod operator;
 mod pool_create;
 mod pool_inspect;
 mod pool_serve;
+mod provisioner;
 mod read;
 mod target_serve;
+mod uninstall;
 mod up;
 mod volume;
 
 use std::ffi::OsString;
 use std::future::Future;
 use std::time::Duration;
+
+use ballast_kubeutil::Stop;
+use ballast_kubeutil::lease::{Ended, LeaseOptions, lead};
+pub(crate) use crds::CrdsArgs;
+pub(crate) use uninstall::UninstallArgs;
 
 use crate::cli::{Cli, Command, PoolCommand, RuntimeArgs, TargetCommand, VolumeCommand};
 use crate::logging::{self, LogFormat};
@@ -23,6 +36,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Up(_) | Command::Pool(PoolCommand::Serve(_)) | Command::Target(TargetCommand::Serve(_)) => {
             "info,openraft=error"
         }
+        Command::Operator(_) | Command::Provisioner(_) => "info",
+        Command::Ndm(args) if !args.once => "info",
         _ => "warn",
     };
     logging::start(cli.log_level.as_deref(), cli.log_format, default)?;
@@ -37,7 +52,31 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Volume(VolumeCommand::Create(args)) => small_runtime(volume::create(args)),
         Command::Volume(VolumeCommand::List(args)) => small_runtime(read::volume_list(args)),
         Command::Volume(VolumeCommand::Delete(args)) => small_runtime(volume::delete(args)),
+        Command::Operator(args) => small_runtime(operator::run(args)),
+        Command::Provisioner(args) => small_runtime(provisioner::run(args)),
         Command::Target(TargetCommand::Serve(args)) => big_runtime(args.runtime, target_serve::run(args)),
+        Command::Crds(args) => small_runtime(crds::run(args)),
+        Command::UninstallCheck(args) => small_runtime(uninstall::check(args)),
+        Command::UninstallClean(args) => small_runtime(uninstall::clean(args)),
+        Command::Ndm(args) => ndm::run(args),
+    }
+}
+
+/// Works as the one active process of its kind, until it is told to stop.
+async fn leading<W>(lease: &LeaseOptions, work: W) -> anyhow::Result<()>
+where
+    W: AsyncFnOnce(kube::Client, Stop) -> anyhow::Result<()>,
+{
+    let mut signals = StopSignals::new()?;
+    let client = ballast_kubeutil::connect().await?;
+    let shutdown = async {
+        let signal = signals.next().await;
+        tracing::info!(signal, "stopping");
+    };
+    match lead(client.clone(), lease, shutdown, |stop| work(client, stop)).await {
+        Ended::Done(result) => result,
+        Ended::NeverLed => Ok(()),
+        Ended::Lost => anyhow::bail!("another process may lead now; this one ends and starts anew as a candidate"),
     }
 }
 

@@ -14,6 +14,6 @@ pub(super) async fn run(args: TargetServeArgs) -> anyhow::Result<()> {
         tracing::info!(signal, "stopping");
     };
     let volumes = hints::volumes(args.volumes.as_deref());
-    serve_target(TargetOptions { portal: args.portal, control, volumes, shutdown }).await?;
+    serve_target(TargetOptions { portal: args.portal, advertise: args.advertise, control, volumes, shutdown }).await?;
     Ok(())
 }

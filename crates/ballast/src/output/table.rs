@@ -69,7 +69,7 @@ pub(crate) fn volumes(volumes: &[VolumeReport]) -> String {
 }
 
 /// Plain columns; those in `right` are numbers.
-fn render(header: &[&str], right: &[usize], rows: impl Iterator<Item = Vec<String>>) -> String {
+pub(crate) fn render(header: &[&str], right: &[usize], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header(header.to_vec());

@@ -44,6 +44,8 @@ const GRACE: Duration = Duration::from_secs(1);
 pub struct TargetOptions<F> {
     /// Where initiators connect.
     pub portal: SocketAddr,
+    /// The address that discovery tells, when it is another one than initiators connect to: a Service's.
+    pub advertise: Option<SocketAddr>,
     /// Where the control service listens.
     pub control: Endpoint,
     /// The volumes to serve until SetVolumes says more, so that a restarted target finds its volumes while nobody is there
@@ -69,9 +71,9 @@ pub enum ServeTargetError {
 
 /// Serves until `shutdown`; then sessions are asked to log out and what is in flight is finished.
 pub async fn serve_target<F: Future<Output = ()>>(options: TargetOptions<F>) -> Result<(), ServeTargetError> {
-    let TargetOptions { portal, control, volumes, shutdown } = options;
+    let TargetOptions { portal, advertise, control, volumes, shutdown } = options;
     // Below the time that the supervisor gives a process to stop.
-    let config = ServerConfig { drain_timeout: DRAIN, ..ServerConfig::new(vec![portal]) };
+    let config = ServerConfig { drain_timeout: DRAIN, advertised: advertise, ..ServerConfig::new(vec![portal]) };
     let (server, running) = TargetServer::bind(config).await?;
     let target = TargetId::random();
     tracing::info!(%portal, %control, %target, "target is serving");

@@ -1,0 +1,199 @@
+//! Takes one step of [`super::plan`].
+
+use ballast_api::control::{
+    AddLearnerRequest, ChangeVotersRequest, CreateReplicaRequest, Member, RemoveLearnerRequest, VolumeRef,
+};
+use ballast_api::k8s::config::{Config, VolumeSettings};
+use ballast_api::k8s::{CStorPool, CStorVolume, CStorVolumeReplica, labels};
+use bytes::Bytes;
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+
+use super::form::{ask_again, blocks, choose, endpoint_of, give_ids, introduce};
+use super::objects;
+use super::plan::Step;
+use super::view::{Group, State, View, pool_of, volume_id};
+use crate::api;
+use crate::context::Context;
+use crate::error::Error;
+
+/// Takes the step.
+pub(crate) async fn take(
+    volumes: &Api<CStorVolume>,
+    volume: &mut CStorVolume,
+    seen: &View,
+    replicas: &[CStorVolumeReplica],
+    step: &Step,
+    context: &Context,
+) -> Result<(), Error> {
+    match step {
+        Step::AddReplica => add(volumes, volume, replicas, context).await,
+        Step::Join { replica } => join(volume, seen, replicas, *replica, context).await,
+        Step::ChangeVoters { voters } => {
+            let (endpoint, pool) = leader(seen, context)?;
+            let note = format!("the voters become replicas {voters:?}");
+            context.say(volume, false, "ChangingReplicas", &note).await;
+            let volume = volume_id(volume)?.to_bytes();
+            let request = ChangeVotersRequest { volume, pool, voters: voters.clone() };
+            context.processes.change_voters(&endpoint, request).await?;
+            refresh_leader(seen, context).await
+        }
+        Step::RemoveLearner { replica } => {
+            let (endpoint, pool) = leader(seen, context)?;
+            let volume = volume_id(volume)?.to_bytes();
+            context
+                .processes
+                .remove_learner(&endpoint, RemoveLearnerRequest { volume, pool, replica: *replica })
+                .await?;
+            refresh_leader(seen, context).await
+        }
+        Step::Drop { replica } => {
+            let id = replica.to_string();
+            match replicas.iter().find(|object| object.spec.replicaid == id) {
+                Some(object) => drop_replica(volume, object, replicas, context).await,
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// Address and identity of the pool that leads.
+fn leader(seen: &View, context: &Context) -> Result<(String, Bytes), Error> {
+    let group: &Group =
+        seen.group.as_ref().ok_or_else(|| Error::NotYet(String::from("the volume has no leader now")))?;
+    let pool = seen.replicas.iter().find(|replica| replica.id == group.leader).and_then(|replica| replica.pool_id);
+    Ok((endpoint_of(context, &group.pool)?, pool.map(|id| id.to_bytes()).unwrap_or_default()))
+}
+
+async fn refresh_leader(seen: &View, context: &Context) -> Result<(), Error> {
+    if let Some(group) = &seen.group {
+        ask_again(context, &group.pool, &endpoint_of(context, &group.pool)?).await;
+    }
+    Ok(())
+}
+
+/// Writes the object of one more replica.
+async fn add(
+    volumes: &Api<CStorVolume>,
+    volume: &mut CStorVolume,
+    replicas: &[CStorVolumeReplica],
+    context: &Context,
+) -> Result<(), Error> {
+    let settings = Config::parse(volume.annotations().get(labels::CONFIG).map_or("", String::as_str))
+        .and_then(|config| VolumeSettings::from_config(&config))?;
+    let chosen = choose(volume, replicas, 1, &settings, context)?;
+    let Some(pool) = chosen.first() else { return Ok(()) };
+    let id = give_ids(volumes, volume, 1).await?;
+    let mut replica = objects::replica(volume, pool, id, false);
+    // The name may still be that of the replica which this pool has lost.
+    if replicas.iter().any(|other| pool_of(other) == pool.name_any()) {
+        replica.metadata.name = Some(format!("{}-{id}", replica.name_any()));
+    }
+    let api: Api<CStorVolumeReplica> = api::namespaced(&context.client, &context.options.namespace);
+    if !api::create(&api, &replica).await? {
+        return Err(Error::NotYet(format!("{} exists already; it is looked at again", replica.name_any())));
+    }
+    let note = format!("replica {id} is made in pool {}", pool.name_any());
+    context.say(volume, false, "AddingReplica", &note).await;
+    Ok(())
+}
+
+/// Makes the replica in its pool, if it is not there, and lets the leader fill it.
+async fn join(
+    volume: &CStorVolume,
+    seen: &View,
+    replicas: &[CStorVolumeReplica],
+    id: u64,
+    context: &Context,
+) -> Result<(), Error> {
+    let Some(replica) = seen.replicas.iter().find(|replica| replica.id == id) else { return Ok(()) };
+    let Some(object) = replicas.iter().find(|object| object.name_any() == replica.name) else { return Ok(()) };
+    let Some(pool) = replica.pool_id else { return Ok(()) };
+    let endpoint = endpoint_of(context, &replica.pool)?;
+    let member = Member { replica: id, pool: pool.to_bytes() };
+    if replica.state == State::Absent {
+        let api: Api<CStorVolumeReplica> = api::namespaced(&context.client, &context.options.namespace);
+        let patch = json!({ "metadata": { "resourceVersion": object.resource_version() }, "status": { "made": true } });
+        api.patch_status(&replica.name, &kube::api::PatchParams::default(), &kube::api::Patch::Merge(&patch)).await?;
+        introduce(context, &replica.pool, &endpoint, std::slice::from_ref(&member)).await?;
+        let request = CreateReplicaRequest {
+            volume: volume_id(volume)?.to_bytes(),
+            name: volume.name_any(),
+            blocks: blocks(volume)?,
+            replica: id,
+            members: Vec::new(),
+            pool: pool.to_bytes(),
+        };
+        context.processes.create_replica(&endpoint, request).await?;
+        ask_again(context, &replica.pool, &endpoint).await;
+    }
+    let (leads, leader_pool) = leader(seen, context)?;
+    if let Some(group) = &seen.group {
+        introduce(context, &group.pool, &leads, std::slice::from_ref(&member)).await?;
+    }
+    let request = AddLearnerRequest { volume: volume_id(volume)?.to_bytes(), pool: leader_pool, member: Some(member) };
+    context.processes.add_learner(&leads, request).await?;
+    refresh_leader(seen, context).await
+}
+
+/// Deletes a replica that is in its group no more, or whose volume goes: its blocks now, or when its pool is back; then
+/// its object.
+pub(crate) async fn drop_replica(
+    volume: &CStorVolume,
+    replica: &CStorVolumeReplica,
+    all: &[CStorVolumeReplica],
+    context: &Context,
+) -> Result<(), Error> {
+    let id = volume_id(volume)?;
+    let name = pool_of(replica);
+    // Another replica of the volume lives in this pool by now: this one's blocks went with its old devices.
+    let succeeded = all.iter().any(|other| other.name_any() != replica.name_any() && pool_of(other) == name);
+    let going = volume.metadata.deletion_timestamp.is_some();
+    if let Some(pool) = context.pool(&name)
+        && (!succeeded || going)
+    {
+        let request = VolumeRef { volume: id.to_bytes(), pool: pool_bytes(replica) };
+        let endpoint = endpoint_of(context, &name);
+        let deleted = match &endpoint {
+            Ok(endpoint) if context.observations.fresh(&name).is_some() => {
+                context.processes.delete_replica(endpoint, request).await.map_err(Error::from)
+            }
+            _ => Err(Error::NotYet(String::from("the pool does not answer"))),
+        };
+        match deleted {
+            Ok(()) => {
+                if let Ok(endpoint) = &endpoint {
+                    ask_again(context, &name, endpoint).await;
+                }
+            }
+            // Another pool is there: the replica went with its devices.
+            Err(Error::Call(error)) if error.is(tonic::Code::FailedPrecondition) => {}
+            Err(error) => {
+                tracing::warn!(volume = volume.name_any(), pool = name, %error, "its blocks are freed when the pool is back");
+                note_pending(&pool, id, context).await?;
+            }
+        }
+    }
+    let objects: Api<CStorVolumeReplica> = api::namespaced(&context.client, &context.options.namespace);
+    if replica.metadata.deletion_timestamp.is_none() {
+        api::delete(&objects, &replica.name_any()).await?;
+    }
+    if let Some(current) = objects.get_opt(&replica.name_any()).await? {
+        api::remove_finalizer(&objects, &current, labels::REPLICA_FINALIZER).await?;
+    }
+    Ok(())
+}
+
+fn pool_bytes(replica: &CStorVolumeReplica) -> Bytes {
+    replica.spec.pool_id.parse().map(|id: ballast_api::PoolId| id.to_bytes()).unwrap_or_default()
+}
+
+/// The pool frees the blocks when it is back.
+async fn note_pending(pool: &CStorPool, volume: ballast_api::VolumeId, context: &Context) -> Result<(), Error> {
+    let pools: Api<CStorPool> = Api::all(context.client.clone());
+    let key = format!("{}{volume}", labels::PENDING_DELETION);
+    match api::merge(&pools, &pool.name_any(), &json!({ "metadata": { "annotations": { key: "true" } } })).await {
+        Err(error) if api::is_code(&error, 404) => Ok(()),
+        other => Ok(other?),
+    }
+}
