@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use ballast_api::replica::failure::Code;
 use ballast_api::{TargetId, VolumeId};
 use ballast_rpc::Endpoint;
 
@@ -48,7 +49,17 @@ impl Load {
         assert!(!answered.is_empty());
         let (_, mut client) = group.open(target, false).await;
         for (lba, version) in answered {
-            assert_eq!(client.read(lba, 1).await.unwrap(), block(lba, version), "block {lba}, version {version}");
+            // A busy machine may see the leader change.
+            let data = loop {
+                match client.read(lba, 1).await {
+                    Ok(data) => break data,
+                    Err(None | Some(Code::NotLeader | Code::Unavailable)) => {
+                        (_, client) = group.open(target, false).await
+                    }
+                    Err(other) => panic!("block {lba}: {other:?}"),
+                }
+            };
+            assert_eq!(data, block(lba, version), "block {lba}, version {version}");
         }
     }
 }
