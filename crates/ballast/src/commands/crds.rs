@@ -1,7 +1,7 @@
 //! `ballast crds`: the definitions of the Kubernetes objects, printed, written to files or installed.
 //!
-//! The chart carries the files for the first installation. Helm never touches files of `crds/` again, so the chart runs
-//! `ballast crds --apply` before each upgrade. Definitions of the same names that something else made (OpenEBS cStor
+//! The chart carries the files for the first installation. Helm does not touch files of `crds/` at an upgrade, so the chart
+//! runs `ballast crds --apply` before each. Definitions of the same names that something else made (OpenEBS cStor
 //! itself) are left alone: their objects belong to controllers that would fight with Ballast's.
 
 use std::collections::BTreeMap;
@@ -20,6 +20,9 @@ use crate::output::{print, progress};
 
 /// The label by which Ballast knows its own definitions.
 const PART_OF: (&str, &str) = ("app.kubernetes.io/part-of", "ballast");
+/// Under this name the API server notes who wrote the fields. Helm 4 applies `crds/` at each installation as "helm", and
+/// would refuse to go on where another writer has set a field otherwise.
+const WRITER: &str = "helm";
 /// How long the API server may take to serve what it accepted, and how often it is asked.
 const SERVED_WITHIN: Duration = Duration::from_secs(30);
 const ASK_EVERY: Duration = Duration::from_millis(200);
@@ -144,7 +147,7 @@ async fn apply(client: &Client, wanted: &[CustomResourceDefinition], take_over: 
     }
     for crd in wanted {
         let name = crd.name_any();
-        let params = PatchParams::apply("ballast").force();
+        let params = PatchParams::apply(WRITER).force();
         api.patch(&name, &params, &Patch::Apply(crd)).await.map_err(failed("applying", &name))?;
         progress(&format!("applied {name}"));
     }

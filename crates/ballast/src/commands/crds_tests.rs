@@ -90,6 +90,8 @@ async fn ours_are_brought_up_to_date_and_anybody_elses_are_left_alone() {
     let (client, calls) = server(|_, path| stored(path, "ballast", "True"));
     apply_all(&client, false).await.unwrap();
     assert_eq!(calls.of("PATCH").len(), k8s::crds().len());
+    let as_helm = |query: &String| query.contains("fieldManager=helm") && query.contains("force=true");
+    assert!(calls.queries("PATCH").iter().all(as_helm), "{:?}", calls.queries("PATCH"));
 
     let foreign = |path: &str| if path.ends_with("cstorpools.openebs.io") { "other" } else { "ballast" };
     let (client, calls) = server(move |_, path| stored(path, foreign(path), "True"));

@@ -8,15 +8,24 @@ use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 
-/// The calls so far, as `METHOD path`.
+/// The calls so far: method, path, query.
 #[derive(Clone, Default)]
-pub(crate) struct Calls(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Calls(Arc<Mutex<Vec<[String; 3]>>>);
 
 impl Calls {
-    /// Those with this method.
+    /// The paths of those with this method.
     pub(crate) fn of(&self, method: &str) -> Vec<String> {
+        self.part(1, method)
+    }
+
+    /// The queries of those with this method.
+    pub(crate) fn queries(&self, method: &str) -> Vec<String> {
+        self.part(2, method)
+    }
+
+    fn part(&self, part: usize, method: &str) -> Vec<String> {
         let calls = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        calls.iter().filter_map(|call| call.strip_prefix(method)).map(|path| path.trim().to_owned()).collect()
+        calls.iter().filter(|call| call[0] == method).map(|call| call[part].clone()).collect()
     }
 }
 
@@ -26,7 +35,8 @@ pub(crate) fn server(answer: impl Fn(&str, &str) -> Option<Value> + Send + Sync 
     let (noted, answer) = (calls.clone(), Arc::new(answer));
     let service = tower::service_fn(move |request: Request<Body>| {
         let (method, path) = (request.method().as_str().to_owned(), request.uri().path().to_owned());
-        noted.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(format!("{method} {path}"));
+        let call = [method.clone(), path.clone(), request.uri().query().unwrap_or_default().to_owned()];
+        noted.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(call);
         let found = answer(&method, &path);
         let code = if found.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
         let body = found.unwrap_or_else(|| {
