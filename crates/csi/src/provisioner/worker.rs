@@ -146,6 +146,10 @@ impl Worker {
     async fn act(&self, name: &str, cached: &View) -> Result<After, Error> {
         let live = self.look(name, cached).await?;
         let step = self.next(name, &live);
+        // The cache may not have shown yet that the volume is alone.
+        if let Some(after) = self.wait(name, &step) {
+            return Ok(after);
+        }
         let (volume, persistent) = (live.volume.as_ref(), live.persistent.as_ref());
         match step {
             // The caches will show why.
