@@ -53,7 +53,7 @@ pub(crate) const CLUSTER_SCOPED: [(&str, &str); 14] = [
 pub(crate) const PLAIN_STATUS: [(&str, &str); 1] = [("openebs.io", "disks")];
 
 /// Known names of kinds, for lists that are empty. The others are learnt from the first object.
-pub(crate) const NAMES: [(&str, &str, &str); 12] = [
+pub(crate) const NAMES: [(&str, &str, &str); 13] = [
     ("", "configmaps", "ConfigMap"),
     ("", "events", "Event"),
     ("", "namespaces", "Namespace"),
@@ -65,5 +65,6 @@ pub(crate) const NAMES: [(&str, &str, &str); 12] = [
     ("", "services", "Service"),
     ("apps", "daemonsets", "DaemonSet"),
     ("apps", "deployments", "Deployment"),
+    ("policy", "poddisruptionbudgets", "PodDisruptionBudget"),
     ("storage.k8s.io", "storageclasses", "StorageClass"),
 ];

@@ -41,7 +41,7 @@ async fn one_replica_of_the_list_that_answers_is_enough() {
     // Pools find each other by hints alone.
     let peers: Vec<(PoolId, Endpoint)> = pools.iter().map(|(pool, endpoint)| (pool.id(), endpoint.clone())).collect();
     for (pool, listen) in pools.clone() {
-        let shutdown = std::future::pending::<()>();
+        let shutdown = Box::pin(std::future::pending::<()>());
         let options = ServeOptions { pool, name: "test".to_owned(), listen, peers: peers.clone(), shutdown };
         tokio::spawn(async move { serve(options).await.unwrap() });
     }

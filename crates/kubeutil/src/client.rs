@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use kube::{Client, Config};
 
 /// There is no API server to talk to.
@@ -18,9 +19,13 @@ pub enum ConnectError {
 }
 
 /// A client from the pod's service account or from a kubeconfig. Says nothing yet about whether the server answers.
-pub async fn connect() -> Result<Client, ConnectError> {
-    let mut config = Config::infer().await.map_err(|error| ConnectError::Config(Box::new(error)))?;
-    // A server whose address answers nothing is tried again soon.
-    config.connect_timeout = Some(Duration::from_secs(10));
-    Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))
+///
+/// A boxed future is compiled here, once, and not in the crate of each caller.
+pub fn connect() -> BoxFuture<'static, Result<Client, ConnectError>> {
+    Box::pin(async {
+        let mut config = Config::infer().await.map_err(|error| ConnectError::Config(Box::new(error)))?;
+        // A server whose address answers nothing is tried again soon.
+        config.connect_timeout = Some(Duration::from_secs(10));
+        Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))
+    })
 }

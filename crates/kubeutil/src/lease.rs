@@ -12,6 +12,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
@@ -115,8 +116,12 @@ enum Tried {
 }
 
 impl Candidate<'_> {
-    /// One look at the record and, when it is free or ours, one write.
-    async fn attempt(&mut self) -> Result<Tried, Error> {
+    /// One look at the record and, when it is free or ours, one write. Boxed, so that it is compiled here, once.
+    fn attempt(&mut self) -> BoxFuture<'_, Result<Tried, Error>> {
+        Box::pin(self.try_once())
+    }
+
+    async fn try_once(&mut self) -> Result<Tried, Error> {
         let options = self.options;
         let sent = Instant::now();
         let lease = self.api.get_opt(&options.name).await?;
@@ -199,7 +204,11 @@ impl Candidate<'_> {
     }
 
     /// Leaves the lease to the next one at once.
-    async fn release(&mut self) {
+    fn release(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(self.give_back())
+    }
+
+    async fn give_back(&mut self) {
         let Some(seen) = self.seen.take() else { return };
         let spec = LeaseSpec {
             holder_identity: Some(String::new()),

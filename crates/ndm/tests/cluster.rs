@@ -62,9 +62,9 @@ fn start_with(sim: &ApiSim, node: &str, fake: &Fake, change: impl FnOnce(&mut Op
     change(&mut options);
     let (stop, stopped) = oneshot::channel::<()>();
     let client = sim.client(node);
-    let shutdown = async move {
+    let shutdown = Box::pin(async move {
         let _ = stopped.await;
-    };
+    });
     Running { stop, task: tokio::spawn(ballast_ndm::run(client, options, shutdown)) }
 }
 

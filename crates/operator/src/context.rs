@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use ballast_api::PoolId;
 use ballast_api::control::{Peer, PeerTable};
-use ballast_api::k8s::{BlockDevice, BlockDeviceClaim, CStorPool, CStorVolume, CStorVolumeReplica};
+use ballast_api::k8s::{BlockDevice, BlockDeviceClaim, CStorPool, CStorVolume, CStorVolumeReplica, labels};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::store::WriterDropped;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use crate::api::{Object, event};
 use crate::observe::Observations;
 use crate::options::Options;
+use crate::pools::conditions::Orphans;
 use crate::processes::Processes;
 
 /// After a pod was changed, the next one waits so long: its own trouble shows by then.
@@ -35,6 +37,8 @@ pub(crate) struct Context {
     pub(crate) processes: Arc<dyn Processes>,
     /// What pools said last.
     pub(crate) observations: Observations,
+    /// Replicas in pools that belong to no volume.
+    pub(crate) orphans: Orphans,
     /// The way to events.
     pub(crate) recorder: Recorder,
     /// All pools.
@@ -55,6 +59,8 @@ pub(crate) struct Context {
     pub(crate) services: Store<Service>,
     /// Our ConfigMaps.
     pub(crate) config_maps: Store<ConfigMap>,
+    /// Our PodDisruptionBudgets.
+    pub(crate) budgets: Store<PodDisruptionBudget>,
     /// What was said about which object, and when.
     said: Mutex<HashMap<String, Instant>>,
     /// The last change of a running pod, by kind.
@@ -72,6 +78,7 @@ pub(crate) struct Stores {
     pub(crate) deployments: Store<Deployment>,
     pub(crate) services: Store<Service>,
     pub(crate) config_maps: Store<ConfigMap>,
+    pub(crate) budgets: Store<PodDisruptionBudget>,
 }
 
 impl Stores {
@@ -85,7 +92,8 @@ impl Stores {
         self.nodes.wait_until_ready().await?;
         self.deployments.wait_until_ready().await?;
         self.services.wait_until_ready().await?;
-        self.config_maps.wait_until_ready().await
+        self.config_maps.wait_until_ready().await?;
+        self.budgets.wait_until_ready().await
     }
 }
 
@@ -98,13 +106,24 @@ impl Context {
         recorder: Recorder,
         stores: Stores,
     ) -> Self {
-        let Stores { pools, volumes, replicas, devices, device_claims, nodes, deployments, services, config_maps } =
-            stores;
+        let Stores {
+            pools,
+            volumes,
+            replicas,
+            devices,
+            device_claims,
+            nodes,
+            deployments,
+            services,
+            config_maps,
+            budgets,
+        } = stores;
         Self {
             client,
             options,
             processes,
             observations: Observations::default(),
+            orphans: Orphans::default(),
             recorder,
             pools,
             volumes,
@@ -115,6 +134,7 @@ impl Context {
             deployments,
             services,
             config_maps,
+            budgets,
             said: Mutex::default(),
             restarted: Mutex::default(),
         }
@@ -128,6 +148,14 @@ impl Context {
     /// A pool by its name.
     pub(crate) fn pool(&self, name: &str) -> Option<Arc<CStorPool>> {
         self.pools.get(&ObjectRef::new(name))
+    }
+
+    /// A node by its label kubernetes.io/hostname, or its name where it has none.
+    pub(crate) fn node(&self, host: &str) -> Option<Arc<Node>> {
+        let named = |node: &&Arc<Node>| {
+            node.labels().get(labels::HOSTNAME).map_or_else(|| node.name_any() == host, |label| label == host)
+        };
+        self.nodes.state().iter().find(named).cloned()
     }
 
     /// Where all known pools listen, sorted.
@@ -164,6 +192,25 @@ impl Context {
         restarted.insert(kind, Instant::now());
         true
     }
+}
+
+/// Whether somebody has cordoned the node (`kubectl cordon`).
+pub(crate) fn is_cordoned(node: &Node) -> bool {
+    node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false)
+}
+
+/// Whether a pool is to be empty: it is being deleted, or its annotation says so.
+pub(crate) fn is_draining(pool: &CStorPool) -> bool {
+    pool.metadata.deletion_timestamp.is_some() || says_true(pool, labels::DRAIN)
+}
+
+/// Whether a pool is to get no new replicas.
+pub(crate) fn is_closed(pool: &CStorPool) -> bool {
+    is_draining(pool) || says_true(pool, labels::CORDON)
+}
+
+fn says_true(pool: &CStorPool, annotation: &str) -> bool {
+    pool.annotations().get(annotation).is_some_and(|value| value == "true")
 }
 
 /// How a pool is reached, once its identity and its address are known.

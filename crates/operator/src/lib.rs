@@ -68,8 +68,17 @@ pub enum RunError {
 
 /// Runs until `shutdown`. The caller has seen to it that no other operator runs.
 ///
-/// Not generic, so that the controllers are compiled once, here, and not in the crate of each caller.
-pub async fn run(
+/// A boxed future is compiled here, once, and not in the crate of each caller.
+pub fn run(
+    client: Client,
+    options: Options,
+    processes: Arc<dyn Processes>,
+    shutdown: BoxFuture<'static, ()>,
+) -> BoxFuture<'static, Result<(), RunError>> {
+    Box::pin(operate(client, options, processes, shutdown))
+}
+
+async fn operate(
     client: Client,
     options: Options,
     processes: Arc<dyn Processes>,
@@ -88,7 +97,8 @@ pub async fn run(
         nodes: watch(&mut watches, Api::all(client.clone()), all()),
         deployments: watch(&mut watches, namespaced(&client, &namespace), ours.clone()),
         services: watch(&mut watches, namespaced(&client, &namespace), ours.clone()),
-        config_maps: watch(&mut watches, namespaced(&client, &namespace), ours),
+        config_maps: watch(&mut watches, namespaced(&client, &namespace), ours.clone()),
+        budgets: watch(&mut watches, namespaced(&client, &namespace), ours),
     };
     let shutdown = shutdown.shared();
     tokio::select! {

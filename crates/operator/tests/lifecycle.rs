@@ -28,7 +28,7 @@ async fn the_walkthrough() {
     assert!(name.starts_with("cstor-pool-") && name.len() == "cstor-pool-".len() + 4, "{name}");
     let deployment = cluster.sim.get::<Deployment>(NAMESPACE, &name).unwrap();
     let container = &deployment.spec.template.spec.as_ref().unwrap().containers[0];
-    assert!(container.args.as_ref().unwrap().iter().any(|arg| arg.starts_with("/var/openebs/sparse/node")));
+    assert!(container.args.as_ref().unwrap().iter().any(|arg| arg.starts_with("/var/openebs/sparse/sparse-node")));
     let device = cluster.sim.get::<BlockDevice>(NAMESPACE, &pool.spec.group[0].block_device[0].name).unwrap();
     assert_eq!(device.status.unwrap().claim_state, "Claimed");
     let phase = |c: &Cluster| c.sim.get::<StoragePoolClaim>("", "cstor-pool").unwrap().status.unwrap().phase;

@@ -4,7 +4,6 @@
 //! process listens only when its pool has recovered and its replicas are started. They are NOT_SERVING once the pool is fenced
 //! or the process stops. A volume without a majority is not this process's illness.
 
-use std::future::Future;
 use std::time::Duration;
 
 use ballast_api::PoolId;
@@ -12,6 +11,7 @@ use ballast_api::control::pool_control_server::PoolControlServer;
 use ballast_api::replica::replica_server::ReplicaServer;
 use ballast_pool::{Pool, PoolError};
 use ballast_rpc::{Endpoint, EndpointError, Listener};
+use futures_util::future::BoxFuture;
 
 use tonic_health::ServingStatus;
 use tonic_health::server::health_reporter;
@@ -32,7 +32,7 @@ const READY: &str = "ready";
 const GRACE: Duration = Duration::from_millis(200);
 
 /// What a pool process needs.
-pub struct ServeOptions<F> {
+pub struct ServeOptions {
     /// The open pool.
     pub pool: Pool,
     /// Its name, for people.
@@ -42,7 +42,7 @@ pub struct ServeOptions<F> {
     /// The other pools, until SetPeers says more: a restarted pool finds its groups while nobody is there to tell it.
     pub peers: Vec<(PoolId, Endpoint)>,
     /// Resolves when the process shall stop.
-    pub shutdown: F,
+    pub shutdown: BoxFuture<'static, ()>,
 }
 
 /// Why the process ends other than by request.
@@ -63,8 +63,14 @@ pub enum ServeError {
 }
 
 /// Serves the pool until `shutdown`, then stops the members and closes the pool.
-pub async fn serve<F: Future<Output = ()>>(options: ServeOptions<F>) -> Result<(), ServeError> {
-    let ServeOptions { pool, name, listen, peers, shutdown } = options;
+///
+/// A boxed future is compiled here, once, and not in the crate of each caller.
+pub fn serve(options: ServeOptions) -> BoxFuture<'static, Result<(), ServeError>> {
+    Box::pin(run(options))
+}
+
+async fn run(options: ServeOptions) -> Result<(), ServeError> {
+    let ServeOptions { pool, name, listen, peers, mut shutdown } = options;
     let directory = Directory::new(pool.id());
     directory.set(peers);
     let members = Members::start(pool.clone(), directory).await;
@@ -87,7 +93,6 @@ pub async fn serve<F: Future<Output = ()>>(options: ServeOptions<F>) -> Result<(
     let mut server = tokio::spawn(incoming.serve(router, signal));
 
     let mut look = tokio::time::interval(HEALTH_INTERVAL);
-    let mut shutdown = std::pin::pin!(shutdown);
     let mut server_ended = false;
     let ended = loop {
         tokio::select! {

@@ -38,7 +38,7 @@ impl Target {
     async fn start(dir: &Path, volumes: Option<Vec<TargetVolume>>) -> Self {
         let control = Endpoint::Unix(dir.join("control.sock"));
         let (stop, stopped) = oneshot::channel();
-        let shutdown = async move { _ = stopped.await };
+        let shutdown = Box::pin(async move { _ = stopped.await });
         let portal = "127.0.0.1:0".parse().unwrap();
         let options = TargetOptions { portal, advertise: None, control: control.clone(), volumes, shutdown };
         let task = tokio::spawn(async move { serve_target(options).await.unwrap() });

@@ -61,6 +61,11 @@ pub const PENDING_DELETION: &str = "deletion.openebs.io/";
 /// Annotation "true" on a StoragePoolClaim, CStorPool or CStorVolume that is being deleted: do not wait for what it holds.
 pub const FORCE_DELETE: &str = "openebs.io/force-delete";
 
+/// Annotation "true" on a CStorPool: it gets no new replicas.
+pub const CORDON: &str = "openebs.io/cordon";
+/// Annotation "true" on a CStorPool: it gets no new replicas, and those it has move to other pools.
+pub const DRAIN: &str = "openebs.io/drain";
+
 /// Holds a CStorPool until its Deployment is gone and its devices are released.
 pub const POOL_FINALIZER: &str = "cstorpool.openebs.io/finalizer";
 /// Holds a StoragePoolClaim while volumes use its pools.

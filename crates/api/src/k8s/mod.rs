@@ -67,6 +67,16 @@ pub struct Condition {
     pub last_transition_time: Option<String>,
 }
 
+impl Condition {
+    /// With the time of the last change: that of the same condition in `old` while its status stays, else now.
+    #[must_use]
+    pub fn keep_time(mut self, old: &[Self], now: impl FnOnce() -> String) -> Self {
+        let same = old.iter().find(|before| before.type_ == self.type_ && before.status == self.status);
+        self.last_transition_time = same.and_then(|before| before.last_transition_time.clone()).or_else(|| Some(now()));
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,10 +28,10 @@ pub(super) fn run(args: NdmArgs) -> anyhow::Result<()> {
                 "no cluster: {error}. Run it in a pod with a service account, set KUBECONFIG, or use --once"
             )
         })?;
-        let shutdown = async move {
+        let shutdown = Box::pin(async move {
             let signal = signals.next().await;
             info!(signal, "stopping");
-        };
+        });
         Ok(ballast_ndm::run(client, args.options, shutdown).await?)
     });
     // A disk that hangs holds the thread that reads it: do not wait for that one.

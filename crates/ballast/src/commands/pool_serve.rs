@@ -20,10 +20,10 @@ pub(super) async fn run(args: PoolServeArgs) -> anyhow::Result<()> {
     // Recovery reads the journal and blocks.
     let pool = tokio::task::spawn_blocking(move || open(&config, args.create, &options)).await??;
     let peers = hints::peers(args.peers.as_deref());
-    let shutdown = async move {
+    let shutdown = Box::pin(async move {
         let signal = signals.next().await;
         tracing::info!(signal, "stopping");
-    };
+    });
     serve(ServeOptions { pool, name: args.name, listen, peers, shutdown }).await?;
     Ok(())
 }

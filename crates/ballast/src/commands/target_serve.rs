@@ -9,10 +9,10 @@ use crate::hints;
 pub(super) async fn run(args: TargetServeArgs) -> anyhow::Result<()> {
     let mut signals = StopSignals::new()?;
     let control = args.control.parse()?;
-    let shutdown = async move {
+    let shutdown = Box::pin(async move {
         let signal = signals.next().await;
         tracing::info!(signal, "stopping");
-    };
+    });
     let volumes = hints::volumes(args.volumes.as_deref());
     serve_target(TargetOptions { portal: args.portal, advertise: args.advertise, control, volumes, shutdown }).await?;
     Ok(())

@@ -22,6 +22,7 @@ mod worker;
 use std::time::Duration;
 
 use ballast_kubeutil::Stop;
+use futures_util::future::BoxFuture;
 use kube::Client;
 
 /// The finalizer of PersistentVolumes with the policy Delete: one that is deleted by hand stays until its volume is gone.
@@ -59,7 +60,13 @@ impl Options {
 
 /// Works until it is told to stop, and ends when what was begun is done. Only one may do this at a time
 /// ([`ballast_kubeutil::lease`]); two for a short while do no harm. All work happens inside this future.
-pub async fn run(client: Client, options: Options, stop: Stop) {
+///
+/// A boxed future is compiled here, once, and not in the crate of each caller.
+pub fn run(client: Client, options: Options, stop: Stop) -> BoxFuture<'static, ()> {
+    Box::pin(provision(client, options, stop))
+}
+
+async fn provision(client: Client, options: Options, stop: Stop) {
     let queue = ballast_kubeutil::queue::Queue::default();
     let (cache, watches) = cache::start(&client, &options, queue.clone());
     let worker = worker::Worker::new(client, options.clone(), cache.clone());

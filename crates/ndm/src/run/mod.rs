@@ -7,10 +7,10 @@ mod cache;
 mod cluster;
 mod manager;
 
-use std::future::Future;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
@@ -33,12 +33,17 @@ const LONGEST: Duration = Duration::from_secs(5);
 const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Runs until `shutdown` is done; then marks this node's devices Unknown.
-pub async fn run(
+///
+/// A boxed future is compiled here, once, and not in the crate of each caller.
+pub fn run(
     client: kube::Client,
     options: Options,
-    shutdown: impl Future<Output = ()> + Send,
-) -> Result<(), NdmError> {
-    let mut shutdown = std::pin::pin!(shutdown);
+    shutdown: BoxFuture<'static, ()>,
+) -> BoxFuture<'static, Result<(), NdmError>> {
+    Box::pin(manage(client, options, shutdown))
+}
+
+async fn manage(client: kube::Client, options: Options, mut shutdown: BoxFuture<'static, ()>) -> Result<(), NdmError> {
     let config = Config::load(options.config.as_deref())?;
     let smart = (options.smart && config.smart).then(|| Smart::new("smartctl"));
     let name = options.node_name();

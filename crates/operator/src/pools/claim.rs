@@ -1,4 +1,4 @@
-//! The controller of StoragePoolClaims: writes the CStorPools that a claim lacks.
+//! The controller of StoragePoolClaims: writes the CStorPools that a claim lacks, and keeps them to what it lists.
 //!
 //! Nothing is remembered: the pools that exist are read from the API server before each choice, and a pool's name is a
 //! function of claim and node, so that a choice that is made twice makes one pool.
@@ -12,12 +12,13 @@ use ballast_api::k8s::{BlockDevice, CStorPool, Condition, StoragePoolClaim, labe
 use kube::api::ListParams;
 use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt as _};
+use serde_json::json;
 
-use super::objects;
-use super::select::{Pick, Selection, select};
+use super::select::{Growth, Pick, Selection, device_names, select};
+use super::{budget, objects};
 use crate::api;
 use crate::clock;
-use crate::context::Context;
+use crate::context::{Context, is_cordoned};
 use crate::error::Error;
 
 /// Devices and nodes come and go without a word to us.
@@ -34,15 +35,16 @@ pub(crate) async fn reconcile(claim: Arc<StoragePoolClaim>, context: Arc<Context
     api::add_finalizer(&claims, &*claim, labels::CLAIM_FINALIZER).await?;
 
     let all: Api<CStorPool> = Api::all(context.client.clone());
-    let pools = all.list(&ListParams::default()).await?.items;
-    let devices: Vec<BlockDevice> = context.devices.state().iter().map(|device| BlockDevice::clone(device)).collect();
     let config = claim.annotations().get(labels::CONFIG).map_or("", String::as_str);
     let checked = Config::parse(config).and_then(|config| PoolSettings::from_config(&config));
-    let selection = match checked {
-        Ok(_) => select(&claim, &devices, &pools, &|host| usable(&context, host)).map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    let selection = match selection {
+    let mut pools: Vec<CStorPool> = context.pools.state().iter().map(|pool| CStorPool::clone(pool)).collect();
+    let mut selected = checked.map_err(|error| error.to_string()).and_then(|_| choose(&claim, &pools, &context));
+    // What is chosen is chosen from the API server's pools: a stale list could give a device twice.
+    if selected.as_ref().is_ok_and(Selection::changes) {
+        pools = all.list(&ListParams::default()).await?.items;
+        selected = choose(&claim, &pools, &context);
+    }
+    let selection = match selected {
         Ok(selection) => selection,
         Err(problem) => {
             context.say(&*claim, true, "InvalidClaim", &problem).await;
@@ -55,14 +57,43 @@ pub(crate) async fn reconcile(claim: Arc<StoragePoolClaim>, context: Arc<Context
     };
     let own: Vec<&CStorPool> = pools.iter().filter(|pool| belongs(pool, &claim)).collect();
     for (made, pick) in selection.picks.iter().enumerate() {
-        let number = own.len() + made + 1;
+        let number = selection.present + made + 1;
         let note = format!("Provisioning pool {number}/{} for storagepoolclaim {}", selection.wanted, claim.name_any());
         make(&all, &claim, pick).await?;
         context.say(&*claim, false, "Provisioning", &note).await;
     }
+    for growth in &selection.growths {
+        if let Some(pool) = own.iter().find(|pool| pool.name_any() == growth.pool) {
+            grow(&all, pool, growth).await?;
+            let names: Vec<&str> = growth.devices.iter().map(|device| device.name.as_str()).collect();
+            let note = format!("pool {} gets {} and restarts with it", growth.pool, names.join(", "));
+            context.say(&*claim, false, "Growing", &note).await;
+        }
+    }
+    if let Some(pool) = &selection.retire {
+        api::delete(&all, pool).await?;
+        let note =
+            format!("pool {pool} has devices that the claim does not list any more: its replicas move, then it goes");
+        context.say(&*claim, false, "Replacing", &note).await;
+    }
+    budget::ensure(&claim, &own, &context).await?;
     let status = status(&claim, &own, &selection);
     api::set_status(&claims, &claim.name_any(), claim.status.as_ref(), &status).await?;
     Ok(Action::requeue(LOOK_AGAIN))
+}
+
+fn choose(claim: &StoragePoolClaim, pools: &[CStorPool], context: &Context) -> Result<Selection, String> {
+    let devices: Vec<BlockDevice> = context.devices.state().iter().map(|device| BlockDevice::clone(device)).collect();
+    select(claim, &devices, pools, &|host| usable(context, host)).map_err(|error| error.to_string())
+}
+
+/// Notes the devices on the pool; its own controller does the rest. With the version that was read: two lists of
+/// devices are never mixed.
+async fn grow(pools: &Api<CStorPool>, pool: &CStorPool, growth: &Growth) -> Result<(), Error> {
+    let mut spec = pool.spec.clone();
+    objects::add_devices(&mut spec, &growth.devices);
+    let patch = json!({ "metadata": { "resourceVersion": pool.resource_version() }, "spec": spec });
+    Ok(api::merge(pools, &growth.pool, &patch).await?)
 }
 
 fn of(claim: &StoragePoolClaim) -> StoragePoolClaimStatus {
@@ -75,27 +106,23 @@ fn belongs(pool: &CStorPool, claim: &StoragePoolClaim) -> bool {
 
 /// Whether a node may get a pool now: it is ready and takes pods.
 fn usable(context: &Context, host: &str) -> bool {
-    context.nodes.state().iter().any(|node| {
-        let named = node.labels().get(labels::HOSTNAME).map_or_else(|| node.name_any(), Clone::clone) == host;
-        let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
+    context.node(host).is_some_and(|node| {
         let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
         let ready = conditions.is_some_and(|list| list.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
-        named && ready && !cordoned
+        ready && !is_cordoned(&node)
     })
 }
 
-/// Writes the pool. Under another name when that of the first choice belongs to another node's pool.
+/// Writes the pool. Under another name when that of the first choice belongs to another pool.
 async fn make(pools: &Api<CStorPool>, claim: &StoragePoolClaim, pick: &Pick) -> Result<(), Error> {
     for attempt in 0..ATTEMPTS {
         let name = objects::pool_name(claim, &pick.host_name, attempt);
         if api::create(pools, &objects::pool(claim, pick, &name)).await? {
             return Ok(());
         }
-        if pools
-            .get_opt(&name)
-            .await?
-            .is_some_and(|pool| belongs(&pool, claim) && pool.spec.host_name == pick.host_name)
-        {
+        if pools.get_opt(&name).await?.is_some_and(|pool| {
+            belongs(&pool, claim) && device_names(&pool).eq(pick.devices.iter().map(|d| d.name.as_str()))
+        }) {
             return Ok(());
         }
     }
@@ -114,24 +141,19 @@ fn condition(status: &str, reason: &str, message: &str) -> Condition {
 
 fn status(claim: &StoragePoolClaim, own: &[&CStorPool], selection: &Selection) -> StoragePoolClaimStatus {
     let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
-    let pools = own.len() + selection.picks.len();
+    let pools = selection.present + selection.picks.len();
     let healthy =
         own.iter().filter(|pool| pool.status.as_ref().is_some_and(|status| status.phase == "Healthy")).count();
-    let mut condition = if pools >= selection.wanted {
+    let condition = if pools >= selection.wanted {
         condition("True", "Provisioned", "")
     } else {
         condition("False", "TooFewDevices", &selection.missing.join("; "))
     };
-    let old = of(claim);
-    let same =
-        old.conditions.iter().find(|before| before.type_ == condition.type_ && before.status == condition.status);
-    condition.last_transition_time =
-        same.and_then(|before| before.last_transition_time.clone()).or_else(|| Some(clock::now()));
     StoragePoolClaimStatus {
         phase: String::from(if healthy > 0 { "Online" } else { "Pending" }),
         pools: count(pools),
         healthy_pools: count(healthy),
-        conditions: vec![condition],
+        conditions: vec![condition.keep_time(&of(claim).conditions, clock::now)],
     }
 }
 

@@ -1,6 +1,5 @@
 //! The objects of a pool: CStorPool, BlockDeviceClaims, Service, Deployment. Pure builders.
 
-use ballast_api::k8s::claim::DiskList;
 use ballast_api::k8s::config::PoolSettings;
 use ballast_api::k8s::device::BlockDeviceClaimSpec;
 use ballast_api::k8s::pool::{CStorPoolSpec, DeviceGroup, PoolDevice};
@@ -14,7 +13,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::ResourceExt as _;
 
-use super::select::Pick;
+use super::select::{Pick, PickedDevice};
 use crate::objects::{
     container_port, env, grpc_probe, metadata, owned_by, owner_reference, service_port, text_map, unprivileged,
 };
@@ -52,17 +51,12 @@ pub fn pool_name(claim: &StoragePoolClaim, host: &str, attempt: usize) -> String
 
 /// The pool on the devices of `pick`.
 pub fn pool(claim: &StoragePoolClaim, pick: &Pick, name: &str) -> CStorPool {
-    let device = |device: &super::select::PickedDevice| PoolDevice {
-        name: device.name.clone(),
-        device_id: device.path.clone(),
-        in_use_by_pool: true,
-    };
-    let spec = CStorPoolSpec {
-        disks: DiskList { disk_list: pick.devices.iter().map(|device| device.path.clone()).collect() },
-        group: vec![DeviceGroup { block_device: pick.devices.iter().map(device).collect() }],
+    let mut spec = CStorPoolSpec {
         pool_spec: claim.spec.pool_spec.clone(),
         host_name: pick.host_name.clone(),
+        ..CStorPoolSpec::default()
     };
+    add_devices(&mut spec, &pick.devices);
     let mut pool = CStorPool::new(name, spec);
     pool.metadata.labels = Some(text_map([
         (labels::STORAGE_POOL_CLAIM, &claim.name_any()),
@@ -75,6 +69,20 @@ pub fn pool(claim: &StoragePoolClaim, pick: &Pick, name: &str) -> CStorPool {
         pool.annotations_mut().insert(labels::CONFIG.to_owned(), config.clone());
     }
     pool
+}
+
+/// More devices for a pool.
+pub(crate) fn add_devices(spec: &mut CStorPoolSpec, devices: &[PickedDevice]) {
+    spec.disks.disk_list.extend(devices.iter().map(|device| device.path.clone()));
+    let new = devices.iter().map(|device| PoolDevice {
+        name: device.name.clone(),
+        device_id: device.path.clone(),
+        in_use_by_pool: true,
+    });
+    match spec.group.first_mut() {
+        Some(group) => group.block_device.extend(new),
+        None => spec.group.push(DeviceGroup { block_device: new.collect() }),
+    }
 }
 
 /// The claim of one device of the pool.

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use ballast_api::control::VolumeRef;
 use ballast_api::k8s::config::{Config, PoolSettings};
-use ballast_api::k8s::device::{BlockDevice, ClaimRef};
-use ballast_api::k8s::pool::{CStorPoolStatus, PoolDevice};
-use ballast_api::k8s::{BlockDeviceClaim, CStorPool, labels};
+use ballast_api::k8s::pool::CStorPoolStatus;
+use ballast_api::k8s::{CStorPool, labels};
 use ballast_api::{PoolId, VolumeId};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
@@ -17,6 +16,8 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::conditions::conditions;
+use super::devices::{bind_devices, release_devices};
 use super::objects;
 use super::status::{Known, status};
 use crate::api;
@@ -24,7 +25,7 @@ use crate::clock;
 use crate::context::Context;
 use crate::error::Error;
 use crate::objects::{metadata, text_map};
-use crate::volumes::view::pool_of;
+use crate::volumes::view::{pool_of, volume_id};
 
 /// A pool is asked this often. With the time until it counts as silent, an object says so within 15 s.
 const ASK: Duration = Duration::from_secs(3);
@@ -46,13 +47,25 @@ pub(crate) async fn reconcile(pool: Arc<CStorPool>, context: Arc<Context>) -> Re
         Err(Error::Config(problem)) => (Known::Broken(problem.to_string()), old.clone()),
         Err(other) => return Err(other),
     };
-    let new = status(&new, &known, &clock::now, &clock::this_minute);
+    let new = report(&pool, &known, &new, &context);
     if new.phase != old.phase && !old.phase.is_empty() {
         let note = format!("{} -> {} {}", old.phase, new.phase, new.message);
         context.say(&*pool, new.phase != "Healthy", &new.phase, note.trim()).await;
     }
     api::set_status(&pools, &pool.name_any(), pool.status.as_ref(), &new).await?;
     Ok(Action::requeue(ASK))
+}
+
+/// The status of a pool.
+fn report(pool: &CStorPool, known: &Known, new: &CStorPoolStatus, context: &Context) -> CStorPoolStatus {
+    let mut new = status(new, known, &clock::now, &clock::this_minute);
+    let answer = match known {
+        Known::Answers(answer) => Some(answer),
+        _ => None,
+    };
+    let volumes = context.volumes.state().iter().filter_map(|volume| volume_id(volume).ok()).collect();
+    new.conditions = conditions(pool, answer, &volumes, &context.orphans, clock::now);
+    new
 }
 
 /// Everything but the status object.
@@ -205,84 +218,6 @@ fn dispensable(name: &str, context: &Context) -> bool {
         .all(|volume| volume.status.as_ref().is_some_and(|status| status.phase == "Healthy"))
 }
 
-/// Claims the pool's devices. Returns whether they are files.
-async fn bind_devices(pool: &CStorPool, context: &Context) -> Result<bool, Error> {
-    let devices: Vec<&PoolDevice> = pool.spec.group.iter().flat_map(|group| &group.block_device).collect();
-    let mut sparse = !devices.is_empty();
-    for device in devices {
-        let object = context.own(&context.devices, &device.name);
-        let is_sparse = match &object {
-            Some(object) => object.labels().get(labels::DEVICE_TYPE).is_some_and(|kind| kind == "sparse"),
-            None => device.name.starts_with("sparse-"),
-        };
-        sparse &= is_sparse;
-        let claims: Api<BlockDeviceClaim> = api::namespaced(&context.client, &context.options.namespace);
-        let wanted = objects::device_claim(&context.options, pool, device, is_sparse);
-        let name = wanted.name_any();
-        let mut claim = context.own(&context.device_claims, &name).map(|claim| BlockDeviceClaim::clone(&claim));
-        if claim.is_none() {
-            api::create(&claims, &wanted).await?;
-            claim = claims.get_opt(&name).await?;
-        }
-        let Some(claim) = claim else { continue };
-        let owner = claim.labels().get(labels::CSTOR_POOL).cloned().unwrap_or_default();
-        if owner != pool.name_any() {
-            return Err(Error::NotYet(format!(
-                "device {} belongs to pool {owner}: choose another device",
-                device.name
-            )));
-        }
-        if claim.metadata.deletion_timestamp.is_some() {
-            return Err(Error::NotYet(format!("the claim of device {} is being deleted", device.name)));
-        }
-        if let Some(object) = object {
-            bind(context, &object, &claim).await?;
-        }
-        let bound = ballast_api::k8s::device::BlockDeviceClaimStatus { phase: String::from("Bound"), message: None };
-        api::set_status(&claims, &name, claim.status.as_ref(), &bound).await?;
-    }
-    Ok(sparse)
-}
-
-/// Notes the claim on the device.
-async fn bind(context: &Context, device: &BlockDevice, claim: &BlockDeviceClaim) -> Result<(), Error> {
-    let devices: Api<BlockDevice> = api::namespaced(&context.client, &context.options.namespace);
-    let reference = ClaimRef {
-        name: claim.name_any(),
-        namespace: claim.namespace().unwrap_or_default(),
-        uid: claim.uid().unwrap_or_default(),
-    };
-    if device.spec.claim_ref.as_ref() != Some(&reference) {
-        api::merge(&devices, &device.name_any(), &json!({ "spec": { "claimRef": reference } })).await?;
-    }
-    let mut status = device.status.clone().unwrap_or_default();
-    status.claim_state = String::from("Claimed");
-    api::set_status(&devices, &device.name_any(), device.status.as_ref(), &status).await?;
-    Ok(())
-}
-
-/// Gives the devices of a pool back: to be wiped by the node disk manager.
-async fn release_devices(pool: &CStorPool, context: &Context) -> Result<(), Error> {
-    let claims: Api<BlockDeviceClaim> = api::namespaced(&context.client, &context.options.namespace);
-    let devices: Api<BlockDevice> = api::namespaced(&context.client, &context.options.namespace);
-    for device in pool.spec.group.iter().flat_map(|group| &group.block_device) {
-        let name = format!("bdc-{}", device.name);
-        let Some(claim) = claims.get_opt(&name).await? else { continue };
-        if claim.labels().get(labels::CSTOR_POOL) != Some(&pool.name_any()) {
-            continue;
-        }
-        if let Some(object) = devices.get_opt(&device.name).await? {
-            let mut status = object.status.clone().unwrap_or_default();
-            status.claim_state = String::from("Released");
-            api::set_status(&devices, &device.name, object.status.as_ref(), &status).await?;
-            api::merge(&devices, &device.name, &json!({ "spec": { "claimRef": null } })).await?;
-        }
-        api::remove_finalizer(&claims, &claim, labels::DEVICE_CLAIM_FINALIZER).await?;
-        api::delete(&claims, &name).await?;
-    }
-    Ok(())
-}
-
 /// A pool goes: first its replicas are made elsewhere (the volumes' controller does that), then its process, then its devices.
 async fn delete(pools: &Api<CStorPool>, pool: &CStorPool, context: &Context) -> Result<Action, Error> {
     let name = pool.name_any();
@@ -305,7 +240,7 @@ async fn delete(pools: &Api<CStorPool>, pool: &CStorPool, context: &Context) -> 
         // It must serve until they are moved.
         let old = pool.status.clone().unwrap_or_default();
         let (known, new) = serve(pool, context, &old).await?;
-        let new = status(&new, &known, &clock::now, &clock::this_minute);
+        let new = report(pool, &known, &new, context);
         api::set_status(pools, &name, pool.status.as_ref(), &new).await?;
         return Ok(Action::requeue(ASK));
     }

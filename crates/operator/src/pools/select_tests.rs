@@ -1,6 +1,7 @@
 use ballast_api::k8s::claim::{BlockDeviceList, DiskList, StoragePoolClaimSpec};
 use ballast_api::k8s::device::{BlockDeviceSpec, BlockDeviceStatus, ClaimRef, DevLink, NodeAttributes};
-use ballast_api::k8s::pool::{CStorPoolSpec, DeviceGroup, PoolDevice, PoolSpec};
+use ballast_api::k8s::pool::{CStorPoolSpec, CStorPoolStatus, DeviceGroup, PoolDevice, PoolSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::*;
 
@@ -131,4 +132,106 @@ fn unsupported_layouts_are_refused() {
     mirrored.spec.pool_spec.pool_type = String::from("mirrored");
     assert_eq!(select(&mirrored, &[], &[], ALL), Err(SelectError::PoolType(String::from("mirrored"))));
     assert_eq!(select(&claim("tape", None), &[], &[], ALL), Err(SelectError::Type(String::from("tape"))));
+}
+
+fn listing(devices: &[&str]) -> StoragePoolClaim {
+    let mut claim = claim("disk", None);
+    let block_device_list = devices.iter().map(|name| (*name).to_owned()).collect();
+    claim.spec.block_devices = Some(BlockDeviceList { block_device_list });
+    claim
+}
+
+/// A healthy pool "p-<host>" of the claim, and what that makes of its devices.
+fn healthy(host: &str, names: &[&str], devices: &mut [BlockDevice]) -> CStorPool {
+    let mut pool = pool("cstor-pool", host, names);
+    pool.metadata.name = Some(format!("p-{host}"));
+    pool.status = Some(CStorPoolStatus { phase: String::from("Healthy"), ..CStorPoolStatus::default() });
+    for device in devices.iter_mut().filter(|device| names.contains(&device.name_any().as_str())) {
+        device.status.as_mut().unwrap().claim_state = String::from("Claimed");
+    }
+    pool
+}
+
+#[test]
+fn a_device_that_is_listed_newly_extends_its_nodes_pool() {
+    let mut devices = ["a0", "a1", "b0"].map(|name| device(name, &name[..1], false));
+    let pools = [healthy("a", &["a0"], &mut devices)];
+    let selection = select(&listing(&["a0", "a1", "b0"]), &devices, &pools, ALL).unwrap();
+    assert_eq!(hosts(&selection), ["b"]);
+    assert_eq!(selection.growths.len(), 1);
+    assert_eq!((selection.growths[0].pool.as_str(), selection.growths[0].devices[0].name.as_str()), ("p-a", "a1"));
+    assert_eq!((selection.wanted, selection.present, selection.retire), (2, 1, None));
+    // Without a list nothing grows.
+    let selection = select(&claim("disk", Some(1)), &devices, &pools, ALL).unwrap();
+    assert!(!selection.changes(), "{selection:?}");
+    // A file cannot join disks, and one that is not free cannot join anything.
+    devices[1] = device("a1", "a", true);
+    let selection = select(&listing(&["a0", "a1", "b0"]), &devices, &pools, ALL).unwrap();
+    assert_eq!(selection.missing, ["a1: files and disks cannot be in one pool"]);
+    assert!(selection.growths.is_empty());
+    devices[1] = device("a1", "a", false);
+    devices[1].spec.filesystem.fs_type = String::from("ext4");
+    let selection = select(&listing(&["a0", "a1", "b0"]), &devices, &pools, ALL).unwrap();
+    assert_eq!((selection.growths.len(), selection.missing.len()), (0, 1));
+}
+
+#[test]
+fn a_device_that_is_listed_no_more_is_replaced() {
+    let mut devices = ["a0", "a1", "b0"].map(|name| device(name, &name[..1], false));
+    let mut pools = vec![healthy("a", &["a0"], &mut devices), healthy("b", &["b0"], &mut devices)];
+    // First the successor on the same node is made, then the old one goes.
+    let claim = listing(&["a1", "b0"]);
+    let selection = select(&claim, &devices, &pools, ALL).unwrap();
+    assert_eq!((hosts(&selection), selection.picks[0].devices[0].name.as_str()), (vec!["a"], "a1"));
+    assert_eq!((selection.retire, selection.wanted, selection.present), (None, 2, 1));
+    let mut successor = healthy("a", &["a1"], &mut devices);
+    successor.metadata.name = Some(String::from("p-a2"));
+    successor.status = None;
+    pools.push(successor);
+    assert!(!select(&claim, &devices, &pools, ALL).unwrap().changes(), "the successor does not serve yet");
+    let serving = pools[0].status.clone();
+    pools[2].status = serving;
+    let selection = select(&claim, &devices, &pools, ALL).unwrap();
+    assert_eq!((selection.retire.as_deref(), selection.picks.len()), (Some("p-a"), 0));
+    // What is not there keeps the old one.
+    let selection = select(&listing(&["a1", "b0", "a9"]), &devices, &pools, ALL).unwrap();
+    assert_eq!((selection.retire, selection.missing.len()), (None, 1));
+    // One that nobody can serve any more is replaced all the same: its own health does not count.
+    pools[0].status = None;
+    assert_eq!(select(&claim, &devices, &pools, ALL).unwrap().retire.as_deref(), Some("p-a"));
+    // One at a time.
+    pools[0].metadata.deletion_timestamp = Some(Time::from(jiff::Timestamp::UNIX_EPOCH));
+    assert!(!select(&listing(&["a1"]), &devices, &pools, ALL).unwrap().changes());
+    pools.remove(0);
+    assert_eq!(select(&listing(&["a1"]), &devices, &pools, ALL).unwrap().retire.as_deref(), Some("p-b"));
+}
+
+#[test]
+fn a_pool_that_loses_one_of_its_devices_is_replaced_as_a_whole() {
+    let mut devices = ["a0", "a1", "a2"].map(|name| device(name, "a", false));
+    let old = healthy("a", &["a0", "a1"], &mut devices);
+    let claim = listing(&["a0", "a2"]);
+    let selection = select(&claim, &devices, std::slice::from_ref(&old), ALL).unwrap();
+    assert_eq!(selection.picks[0].devices.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(), ["a2"]);
+    let mut successor = healthy("a", &["a2"], &mut devices);
+    successor.metadata.name = Some(String::from("p-a2"));
+    let pools = [old, successor];
+    assert_eq!(select(&claim, &devices, &pools, ALL).unwrap().retire.as_deref(), Some("p-a"));
+    // The device that stays listed joins the successor when the old pool is gone and it is wiped.
+    let selection = select(&claim, &devices, &pools[1..], ALL).unwrap();
+    assert_eq!((selection.growths.len(), selection.missing), (0, vec![String::from("a0: it is Claimed")]));
+    devices[0].status.as_mut().unwrap().claim_state = String::from("Unclaimed");
+    let selection = select(&claim, &devices, &pools[1..], ALL).unwrap();
+    assert_eq!((selection.growths[0].pool.as_str(), selection.growths[0].devices[0].name.as_str()), ("p-a2", "a0"));
+}
+
+#[test]
+fn a_pool_that_is_deleted_by_hand_is_replaced_where_there_is_a_device() {
+    let mut devices = ["a0", "a1"].map(|name| device(name, "a", true));
+    let mut pools = [healthy("a", &["a0"], &mut devices)];
+    assert!(!select(&claim("sparse", Some(1)), &devices, &pools, ALL).unwrap().changes());
+    pools[0].metadata.deletion_timestamp = Some(Time::from(jiff::Timestamp::UNIX_EPOCH));
+    let selection = select(&claim("sparse", Some(1)), &devices, &pools, ALL).unwrap();
+    assert_eq!((hosts(&selection), selection.picks[0].devices[0].name.as_str()), (vec!["a"], "a1"));
+    assert_eq!(select(&claim("sparse", Some(1)), &devices, &pools, &|_| false).unwrap().picks, []);
 }

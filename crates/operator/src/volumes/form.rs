@@ -20,7 +20,7 @@ use super::place::{Candidate, Wish, place};
 use super::view::{pool_of, volume_id};
 use super::{objects, repair};
 use crate::api;
-use crate::context::Context;
+use crate::context::{Context, is_closed, is_cordoned};
 use crate::error::Error;
 use crate::pools::pool::pending_deletions;
 
@@ -130,11 +130,8 @@ pub(crate) fn choose(
         };
         all_replicas.iter().filter(|replica| pool_of(replica) == name).filter(of_others).count()
     };
-    let zone_of = |host: &str| {
-        let nodes = context.nodes.state();
-        let node = nodes.iter().find(|node| node.labels().get(labels::HOSTNAME).is_some_and(|name| name == host));
-        node.and_then(|node| node.labels().get(labels::ZONE).cloned()).unwrap_or_default()
-    };
+    let zone_of =
+        |host: &str| context.node(host).and_then(|node| node.labels().get(labels::ZONE).cloned()).unwrap_or_default();
     let pools = context.pools.state();
     let candidates = pools.iter().filter_map(|pool| {
         let name = pool.name_any();
@@ -145,7 +142,7 @@ pub(crate) fn choose(
             replicas.iter().any(|replica| pool_of(replica) == name && replica.spec.pool_id == heard.id.to_string());
         let held = heard.status.replicas.iter().any(|held| held.volume[..] == id.as_bytes()[..]);
         let doomed = pending_deletions(pool).iter().any(|(_, pending)| *pending == id);
-        if !of_claim || has || held || doomed || pool.metadata.deletion_timestamp.is_some() {
+        if !of_claim || has || held || doomed || is_closed(pool) {
             return None;
         }
         Some(Candidate {
@@ -155,6 +152,7 @@ pub(crate) fn choose(
             capacity_bytes: heard.status.capacity_bytes,
             replicas: in_pool(&name),
             kept_apart: kept_apart(&name),
+            cordoned: context.node(&pool.spec.host_name).is_some_and(|node| is_cordoned(&node)),
             pool: name,
         })
     });

@@ -1,7 +1,7 @@
 //! Which pools get replicas: a pure function, the same answer for the same input.
 //!
-//! A pool can take one replica of a volume at most. Among those that can, in this order: a failure domain (node, then zone)
-//! that has none yet, the node that was asked for, fewer replicas of volumes to keep apart, more free space in steps of an
+//! A pool can take one replica of a volume at most. Among those that can, in this order: a node that is not cordoned (it will
+//! go down soon), a failure domain (node, then zone) that has none yet, the node that was asked for, fewer replicas of volumes to keep apart, more free space in steps of an
 //! eighth of the pool, fewer replicas in all, the name.
 
 use std::collections::BTreeSet;
@@ -23,6 +23,8 @@ pub struct Candidate {
     pub replicas: usize,
     /// Replicas in it of volumes that this one is to be kept apart from.
     pub kept_apart: usize,
+    /// Whether its node is cordoned.
+    pub cordoned: bool,
 }
 
 /// What is asked.
@@ -63,6 +65,7 @@ pub fn place(mut candidates: Vec<Candidate>, wish: &Wish) -> Result<Vec<String>,
     while chosen.len() < wish.count {
         let best = candidates.iter().enumerate().min_by_key(|(_, pool)| {
             (
+                pool.cordoned,
                 nodes.contains(&pool.node),
                 !pool.zone.is_empty() && zones.contains(&pool.zone),
                 wish.preferred_node.as_ref() != Some(&pool.node),
@@ -135,6 +138,14 @@ mod tests {
         assert_eq!(place(pools.clone(), &wish(2)).unwrap(), ["a", "b"]);
         let required = Wish { apart_required: true, ..wish(2) };
         assert_eq!(place(pools, &required), Err(TooFewPools { wanted: 2, found: 1 }));
+    }
+
+    #[test]
+    fn a_cordoned_node_is_the_last_resort() {
+        let mut pools = vec![pool("a", "n1", "z1", 800), pool("b", "n2", "z2", 800), pool("c", "n2", "z2", 800)];
+        pools[0].cordoned = true;
+        assert_eq!(place(pools.clone(), &wish(2)).unwrap(), ["b", "c"]);
+        assert_eq!(place(pools, &wish(3)).unwrap(), ["b", "c", "a"]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::view::{View, view, volume_id};
 use super::{form, repair, target};
 use crate::api;
 use crate::clock;
-use crate::context::Context;
+use crate::context::{Context, is_draining};
 use crate::error::Error;
 
 /// How often a volume is looked at: what the pools say changes without a word to us.
@@ -103,10 +103,10 @@ async fn replicas_of(volume: &CStorVolume, context: &Context) -> Result<Vec<CSto
     Ok(api.list(&list).await?.items)
 }
 
-/// A pool that is being deleted gives its replicas away, as if each of them was to be deleted.
+/// A pool that is being deleted or drained gives its replicas away, as if each of them was to be deleted.
 fn mark_leaving(mut seen: View, context: &Context) -> View {
     for replica in &mut seen.replicas {
-        let leaving = context.pool(&replica.pool).is_some_and(|pool| pool.metadata.deletion_timestamp.is_some());
+        let leaving = context.pool(&replica.pool).is_some_and(|pool| is_draining(&pool));
         replica.deleting |= leaving;
     }
     seen

@@ -6,7 +6,7 @@ pub(crate) mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ballast_api::k8s::claim::{StoragePoolClaim, StoragePoolClaimSpec};
+use ballast_api::k8s::claim::{BlockDeviceList, StoragePoolClaim, StoragePoolClaimSpec};
 use ballast_api::k8s::device::{BlockDevice, BlockDeviceSpec, BlockDeviceStatus, NodeAttributes};
 use ballast_api::k8s::pool::{CStorPool, PoolSpec};
 use ballast_api::k8s::volume::{CStorVolume, CStorVolumeSpec};
@@ -53,7 +53,7 @@ impl Cluster {
             };
             node.status = Some(NodeStatus { conditions: Some(vec![ready]), ..NodeStatus::default() });
             sim.insert(&node).unwrap();
-            sim.insert(&device(&name)).unwrap();
+            sim.insert(&device(&format!("sparse-{name}"), &name)).unwrap();
         }
         Self { world: Arc::new(World::new(sim.clone())), sim, runs: 0 }
     }
@@ -94,6 +94,29 @@ impl Cluster {
         let config = "- name: PoolResourceLimits\n  value: |-\n      memory: 1Gi\n";
         claim.annotations_mut().insert(labels::CONFIG.to_owned(), config.to_owned());
         self.sim.insert(&claim).unwrap();
+    }
+
+    /// One more device on a node.
+    pub(crate) fn device(&self, name: &str, node: &str) {
+        self.sim.insert(&device(name, node)).unwrap();
+    }
+
+    /// Makes the claim list its devices, or changes the list.
+    pub(crate) fn list(&self, claim: &str, devices: &[&str]) {
+        let block_device_list = devices.iter().map(|name| (*name).to_owned()).collect();
+        let list = Some(BlockDeviceList { block_device_list });
+        self.sim.edit::<StoragePoolClaim>("", claim, |claim| claim.spec.block_devices = list.clone()).unwrap();
+    }
+
+    /// Sets an annotation of a pool, or takes it away.
+    pub(crate) fn annotate(&self, pool: &str, key: &str, value: Option<&str>) {
+        let edit = |object: &mut CStorPool| {
+            match value {
+                Some(value) => object.annotations_mut().insert(key.to_owned(), value.to_owned()),
+                None => object.annotations_mut().remove(key),
+            };
+        };
+        self.sim.edit("", pool, edit).unwrap();
     }
 
     pub(crate) fn volume(&self, name: &str, replicas: i32) {
@@ -184,15 +207,15 @@ impl Operator {
     }
 }
 
-fn device(node: &str) -> BlockDevice {
-    let path = format!("/var/openebs/sparse/{node}.img");
+fn device(name: &str, node: &str) -> BlockDevice {
+    let path = format!("/var/openebs/sparse/{name}.img");
     let spec = BlockDeviceSpec {
         node_attributes: NodeAttributes { node_name: node.to_owned() },
         path,
         partitioned: String::from("No"),
         ..BlockDeviceSpec::default()
     };
-    let mut device = BlockDevice::new(&format!("sparse-{node}"), spec);
+    let mut device = BlockDevice::new(name, spec);
     device.metadata.namespace = Some(NAMESPACE.to_owned());
     device.labels_mut().insert(labels::DEVICE_TYPE.to_owned(), String::from("sparse"));
     device.labels_mut().insert(labels::HOSTNAME.to_owned(), node.to_owned());

@@ -134,6 +134,14 @@ impl World {
         Ok(name)
     }
 
+    /// Devices that the pool's process was started with.
+    fn devices(&self, name: &str) -> u64 {
+        let deployment = self.sim.get::<Deployment>(NAMESPACE, name);
+        let pod = deployment.and_then(|deployment| deployment.spec.template.spec);
+        let args = pod.and_then(|mut pod| pod.containers.remove(0).args).unwrap_or_default();
+        args.iter().filter(|arg| *arg == "--device").count() as u64
+    }
+
     fn guard(state: &State, name: &str, endpoint: &str, expected: &Bytes) -> CallResult<()> {
         let pool = state.disks[name].pool;
         if !expected.is_empty() && expected[..] != pool.as_bytes()[..] {
@@ -177,6 +185,7 @@ fn id(bytes: &[u8]) -> VolumeId {
 impl Processes for World {
     async fn pool_status(&self, endpoint: &str) -> CallResult<PoolStatus> {
         let name = self.pool_at(endpoint)?;
+        let capacity = self.devices(&name) << 30;
         let mut state = self.lock();
         let disk = state.disks[&name].clone();
         let mut replicas = Vec::new();
@@ -235,8 +244,8 @@ impl Processes for World {
         Ok(PoolStatus {
             pool: disk.pool.to_bytes(),
             name,
-            capacity_bytes: 10 << 30,
-            free_bytes: 10 << 30,
+            capacity_bytes: capacity,
+            free_bytes: capacity,
             replicas,
             peers: disk.peers,
             ..PoolStatus::default()

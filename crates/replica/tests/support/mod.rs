@@ -52,7 +52,7 @@ impl Node {
             name: "test".to_owned(),
             listen: self.endpoint.clone(),
             peers: Vec::new(),
-            shutdown: async move { _ = stopped.await },
+            shutdown: Box::pin(async move { _ = stopped.await }),
         };
         self.stop = Some(stop);
         self.task = Some(tokio::spawn(async move { serve(options).await.unwrap() }));

@@ -8,7 +8,6 @@
 //!   target that has lost all its volumes to newer targets makes way for those.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +17,7 @@ use ballast_api::control::target_control_server::{TargetControl, TargetControlSe
 use ballast_api::control::{Empty, Peer, TargetStatus, TargetVolume, TargetVolumeStatus, VolumeTable};
 use ballast_api::{BlockCount, PoolId, TargetId, VolumeId};
 use ballast_rpc::{Endpoint, EndpointError, Listener};
+use futures_util::future::BoxFuture;
 use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::health_reporter;
@@ -41,7 +41,7 @@ const READY: &str = "ready";
 const GRACE: Duration = Duration::from_secs(1);
 
 /// What a target process needs.
-pub struct TargetOptions<F> {
+pub struct TargetOptions {
     /// Where initiators connect.
     pub portal: SocketAddr,
     /// The address that discovery tells, when it is another one than initiators connect to: a Service's.
@@ -52,7 +52,7 @@ pub struct TargetOptions<F> {
     /// to tell it. `None`: it waits for SetVolumes.
     pub volumes: Option<Vec<TargetVolume>>,
     /// Resolves when the process shall stop.
-    pub shutdown: F,
+    pub shutdown: BoxFuture<'static, ()>,
 }
 
 /// Why the process ends other than by request.
@@ -70,8 +70,14 @@ pub enum ServeTargetError {
 }
 
 /// Serves until `shutdown`; then sessions are asked to log out and what is in flight is finished.
-pub async fn serve_target<F: Future<Output = ()>>(options: TargetOptions<F>) -> Result<(), ServeTargetError> {
-    let TargetOptions { portal, advertise, control, volumes, shutdown } = options;
+///
+/// A boxed future is compiled here, once, and not in the crate of each caller.
+pub fn serve_target(options: TargetOptions) -> BoxFuture<'static, Result<(), ServeTargetError>> {
+    Box::pin(run(options))
+}
+
+async fn run(options: TargetOptions) -> Result<(), ServeTargetError> {
+    let TargetOptions { portal, advertise, control, volumes, mut shutdown } = options;
     // Below the time that the supervisor gives a process to stop.
     let config = ServerConfig { drain_timeout: DRAIN, advertised: advertise, ..ServerConfig::new(vec![portal]) };
     let (server, running) = TargetServer::bind(config).await?;
@@ -90,7 +96,6 @@ pub async fn serve_target<F: Future<Output = ()>>(options: TargetOptions<F>) -> 
     let listener = Listener::bind(&control).await?;
     let mut grpc = tokio::spawn(listener.serve(router, async move { _ = stopped.wait_for(|stop| *stop).await }));
     let mut running = std::pin::pin!(running);
-    let mut shutdown = std::pin::pin!(shutdown);
     let mut look = tokio::time::interval(HEALTH_INTERVAL);
     loop {
         tokio::select! {
