@@ -8,7 +8,8 @@ use ballast_api::k8s::{CStorPool, CStorVolume, CStorVolumeReplica, labels};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy};
 use k8s_openapi::api::core::v1::{
     Affinity, ConfigMap, ConfigMapVolumeSource, Container, NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm,
-    PodSpec, PodTemplateSpec, PreferredSchedulingTerm, Service, ServiceSpec, Toleration, Volume, VolumeMount,
+    PodAffinity, PodAffinityTerm, PodSpec, PodTemplateSpec, PreferredSchedulingTerm, Service, ServiceSpec, Toleration,
+    Volume, VolumeMount, WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::ResourceExt as _;
@@ -131,6 +132,24 @@ fn prefer(weight: i32, hosts: Vec<String>) -> PreferredSchedulingTerm {
     }
 }
 
+/// Near the pods of the application, when its claim has the label that those have. A wish: a target that waited for its
+/// application's pod would be a volume without a target for all who look at it meanwhile.
+fn near_application(volume: &CStorVolume) -> Option<PodAffinity> {
+    let value = volume.labels().get(labels::TARGET_AFFINITY)?;
+    let pods = text_map([(labels::TARGET_AFFINITY, value.as_str())]);
+    let term = PodAffinityTerm {
+        label_selector: Some(LabelSelector { match_labels: Some(pods), match_expressions: None }),
+        namespaces: volume.annotations().get(labels::PVC_NAMESPACE).map(|namespace| vec![namespace.clone()]),
+        topology_key: labels::HOSTNAME.to_owned(),
+        ..PodAffinityTerm::default()
+    };
+    let term = WeightedPodAffinityTerm { weight: 100, pod_affinity_term: term };
+    Some(PodAffinity {
+        preferred_during_scheduling_ignored_during_execution: Some(vec![term]),
+        required_during_scheduling_ignored_during_execution: None,
+    })
+}
+
 /// The target's process. It prefers nodes that hold a replica: then a write costs one hop less.
 pub fn deployment(options: &Options, settings: &VolumeSettings, volume: &CStorVolume, hosts: &[String]) -> Deployment {
     let listen = |port: u16| format!("0.0.0.0:{port}");
@@ -177,6 +196,7 @@ pub fn deployment(options: &Options, settings: &VolumeSettings, volume: &CStorVo
             preferred_during_scheduling_ignored_during_execution: Some(preferred).filter(|terms| !terms.is_empty()),
             required_during_scheduling_ignored_during_execution: None,
         }),
+        pod_affinity: near_application(volume),
         ..Affinity::default()
     };
     let mut tolerations = settings.tolerations.clone();
@@ -210,5 +230,50 @@ pub fn deployment(options: &Options, settings: &VolumeSettings, volume: &CStorVo
             ..DeploymentSpec::default()
         },
         ..Deployment::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ballast_api::k8s::config::Config;
+    use ballast_api::k8s::volume::CStorVolumeSpec;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_target_goes_where_its_application_is() {
+        let options = Options {
+            namespace: String::from("openebs"),
+            image: String::from("ballast:test"),
+            image_pull_policy: String::from("Never"),
+            service_account: None,
+            priority_class: None,
+            sparse_dir: String::from("/var/openebs/sparse"),
+            replica_grace_period: Duration::from_secs(60),
+            identity: String::from("test"),
+        };
+        let mut volume = CStorVolume::new("pvc-1", CStorVolumeSpec::default());
+        let config = Config::parse("- {name: StoragePoolClaim, value: p}").unwrap();
+        let settings = VolumeSettings::from_config(&config).unwrap();
+        let affinity = |volume: &CStorVolume| {
+            let deployment = deployment(&options, &settings, volume, &[String::from("node1")]);
+            serde_json::to_value(deployment).unwrap()["spec"]["template"]["spec"]["affinity"].clone()
+        };
+        assert!(affinity(&volume)["podAffinity"].is_null());
+        assert_eq!(
+            affinity(&volume)["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0]["weight"],
+            50
+        );
+        volume.labels_mut().insert(labels::TARGET_AFFINITY.to_owned(), String::from("db"));
+        volume.annotations_mut().insert(labels::PVC_NAMESPACE.to_owned(), String::from("shop"));
+        let term = &affinity(&volume)["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0];
+        assert_eq!(
+            term["podAffinityTerm"]["labelSelector"]["matchLabels"],
+            json!({ "openebs.io/target-affinity": "db" })
+        );
+        assert_eq!(term["podAffinityTerm"]["namespaces"], json!(["shop"]));
     }
 }
