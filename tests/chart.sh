@@ -38,8 +38,13 @@ refused() { # words command...: it fails and says the words
   if "$@" >"$work/refusal" 2>&1; then echo "not refused: $*"; return 1; fi
   grep -qF -- "$words" "$work/refusal" || { echo "refused, but without '$words':"; cat "$work/refusal"; return 1; }
 }
-render() { # values file
-  helm template demo $CHART --namespace openebs --values "$1" >"$work/rendered/$(basename "$1" -values.yaml).yaml"
+render() { # values file: as for each version of Kubernetes, which decides about some of the objects
+  local version
+  for version in $KUBERNETES; do
+    mkdir -p "$work/rendered/$version"
+    helm template demo $CHART --namespace openebs --kube-version "$version" --values "$1" \
+      >"$work/rendered/$version/$(basename "$1" -values.yaml).yaml" || return 1
+  done
 }
 no_wildcard() { # file...: also without Python, so that a rule with all rights never slips through
   ! grep -nE "(^|[^*])\*([]\"', ]|$)" -- "$@"
@@ -48,7 +53,6 @@ same() { # file file
   cmp "$1" "$2" && [ -s "$1" ]
 }
 
-mkdir -p "$work/rendered"
 if command -v helm >/dev/null; then
   for values in "$CHART"/ci/*-values.yaml; do
     name=$(basename "$values" -values.yaml)
@@ -58,10 +62,10 @@ if command -v helm >/dev/null; then
   ok "an unknown key is refused" refused opertor helm template demo $CHART --set opertor.replicas=2
   ok "an unknown key of a part is refused" refused replica helm template demo $CHART --set operator.replica=2
   ok "a value out of range is refused" refused replicaCount helm template demo $CHART --set storageClass.replicaCount=9
-  ok "no rule has a wildcard" no_wildcard "$work"/rendered/*.yaml
+  ok "no rule has a wildcard" no_wildcard "$work"/rendered/*/*.yaml
   if [ -x $PYTHON ]; then
     for version in $KUBERNETES; do
-      ok "manifests against Kubernetes $version" $PYTHON tests/tools/manifests.py "$version" $CHART/crds examples "$work/rendered"
+      ok "manifests against Kubernetes $version" $PYTHON tests/tools/manifests.py "$version" $CHART/crds examples "$work/rendered/$version"
     done
   else
     skip "manifests against Kubernetes' schemas" "kubernetes-validate is not installed (scripts/install-tools.sh)"
