@@ -17,7 +17,7 @@ use kube::{Client, ResourceExt as _};
 use tokio::time::Instant;
 
 use crate::api::{Object, event};
-use crate::observe::Observations;
+use crate::observe::{Heartbeats, Observations};
 use crate::options::Options;
 use crate::pools::conditions::Orphans;
 use crate::processes::Processes;
@@ -39,6 +39,8 @@ pub(crate) struct Context {
     pub(crate) observations: Observations,
     /// Replicas in pools that belong to no volume.
     pub(crate) orphans: Orphans,
+    /// Which targets serve.
+    pub(crate) targets: Heartbeats,
     /// The way to events.
     pub(crate) recorder: Recorder,
     /// All pools.
@@ -124,6 +126,7 @@ impl Context {
             processes,
             observations: Observations::default(),
             orphans: Orphans::default(),
+            targets: Heartbeats::default(),
             recorder,
             pools,
             volumes,

@@ -3,7 +3,7 @@
 //! Memory only: a new operator asks again. Nothing is concluded from a pool that has not been asked yet.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use ballast_api::control::{PoolStatus, ReplicaStatus};
@@ -91,6 +91,31 @@ impl Observations {
     }
 }
 
+/// Since when each target serves its volume, or does not.
+#[derive(Debug, Default)]
+pub struct Heartbeats {
+    last: Mutex<HashMap<String, Instant>>,
+}
+
+impl Heartbeats {
+    /// The target of a volume was asked and serves it, or not. Returns for how long it has not, when that is long enough to
+    /// be told: one answer that is late is no news.
+    pub fn asked(&self, volume: &str, serves: bool) -> Option<Duration> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = last.entry(volume.to_owned()).or_insert_with(Instant::now);
+        if serves {
+            *at = Instant::now();
+        }
+        let silent = at.elapsed();
+        (silent >= STALE).then_some(silent)
+    }
+
+    /// A volume is gone for good.
+    pub fn forget(&self, volume: &str) {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).remove(volume);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,5 +141,18 @@ mod tests {
         assert!(pools.silence("b").is_some());
         pools.forget("b");
         assert!(pools.silence("b").is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_target_is_silent_when_it_lasts() {
+        let targets = Heartbeats::default();
+        assert_eq!(targets.asked("v", false), None);
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert_eq!(targets.asked("v", true), None);
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert_eq!(targets.asked("v", false), None);
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert_eq!(targets.asked("v", false), Some(Duration::from_secs(10)));
+        assert_eq!(targets.asked("v", true), None);
     }
 }

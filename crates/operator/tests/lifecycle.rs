@@ -240,3 +240,32 @@ async fn too_few_pools_are_said_and_waited_for() {
     cluster.until("the volume is healthy", |c| c.phase("pvc-1") == "Healthy").await;
     operator.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_whose_target_is_away_is_offline() {
+    let mut cluster = Cluster::new(9, 3);
+    let operator = cluster.start();
+    cluster.claim("cstor-pool", 3);
+    cluster.until_pools(3).await;
+    cluster.world.stop("pvc-1-target");
+    cluster.volume("pvc-1", 3);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(cluster.phase("pvc-1"), "Init", "it is being started");
+    cluster.world.restart("pvc-1-target");
+    cluster.until("the volume is healthy", |c| c.phase("pvc-1") == "Healthy").await;
+    // One answer that is late is no news; a target that is gone is told within 15 s.
+    cluster.world.stop("pvc-1-target");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(cluster.phase("pvc-1"), "Healthy");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(cluster.phase("pvc-1"), "Offline");
+    let status = cluster.sim.get::<CStorVolume>(NAMESPACE, "pvc-1").unwrap().status.unwrap();
+    assert!(
+        status.message.contains("kubectl -n openebs get pods -l openebs.io/persistent-volume=pvc-1"),
+        "{}",
+        status.message
+    );
+    cluster.world.restart("pvc-1-target");
+    cluster.until("the volume is healthy again", |c| c.phase("pvc-1") == "Healthy").await;
+    operator.stop().await;
+}

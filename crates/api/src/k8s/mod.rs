@@ -68,6 +68,27 @@ pub struct Condition {
 }
 
 impl Condition {
+    /// A condition without a time, which [`Self::keep_time`] adds.
+    pub fn new(type_: &str, status: &str, reason: &str, message: impl Into<String>) -> Self {
+        Self {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: message.into(),
+            last_transition_time: None,
+        }
+    }
+
+    /// "Ready" of an object in `phase`: in one of `ready` it is, in "Unknown" nobody knows, in all others it is not.
+    pub fn ready(phase: &str, ready: &[&str], message: &str) -> Self {
+        let status = match phase {
+            "Unknown" => "Unknown",
+            phase if ready.contains(&phase) => "True",
+            _ => "False",
+        };
+        Self::new("Ready", status, phase, message)
+    }
+
     /// With the time of the last change: that of the same condition in `old` while its status stays, else now.
     #[must_use]
     pub fn keep_time(mut self, old: &[Self], now: impl FnOnce() -> String) -> Self {

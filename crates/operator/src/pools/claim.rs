@@ -130,13 +130,7 @@ async fn make(pools: &Api<CStorPool>, claim: &StoragePoolClaim, pick: &Pick) -> 
 }
 
 fn condition(status: &str, reason: &str, message: &str) -> Condition {
-    Condition {
-        type_: String::from("PoolsProvisioned"),
-        status: status.to_owned(),
-        reason: reason.to_owned(),
-        message: message.to_owned(),
-        last_transition_time: None,
-    }
+    Condition::new("PoolsProvisioned", status, reason, message)
 }
 
 fn status(claim: &StoragePoolClaim, own: &[&CStorPool], selection: &Selection) -> StoragePoolClaimStatus {

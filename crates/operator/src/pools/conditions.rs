@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ballast_api::VolumeId;
 use ballast_api::control::PoolStatus;
+use ballast_api::k8s::pool::CStorPoolStatus;
 use ballast_api::k8s::{CStorPool, Condition, labels};
 use kube::ResourceExt as _;
 use tokio::time::Instant;
@@ -41,16 +42,19 @@ impl Orphans {
     }
 }
 
-/// The conditions of a pool. `answer` is what it said last, if it answers; `known` are the volumes that have objects.
+/// The conditions of a pool whose new status is `status`. `answer` is what it said last, if it answers; `known` are the volumes
+/// that have objects.
 pub(crate) fn conditions(
     pool: &CStorPool,
+    status: &CStorPoolStatus,
     answer: Option<&PoolStatus>,
     known: &BTreeSet<VolumeId>,
     orphans: &Orphans,
     now: fn() -> String,
 ) -> Vec<Condition> {
     let old = pool.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
-    let mut new = vec![schedulable(pool, answer)];
+    let mut new =
+        vec![Condition::ready(&status.phase, &["Healthy", "Degraded"], &status.message), schedulable(pool, answer)];
     match answer {
         Some(answer) => new.extend(orphaned(pool, answer, known, orphans)),
         // Not known now: what was known stays, it is about the disk and not about the process.
@@ -61,18 +65,8 @@ pub(crate) fn conditions(
 
 const ORPHANED: &str = "OrphanedReplicas";
 
-fn condition(type_: &str, status: &str, reason: &str, message: String) -> Condition {
-    Condition {
-        type_: type_.to_owned(),
-        status: status.to_owned(),
-        reason: reason.to_owned(),
-        message,
-        last_transition_time: None,
-    }
-}
-
 fn schedulable(pool: &CStorPool, answer: Option<&PoolStatus>) -> Condition {
-    let say = |status, reason, message| condition("Schedulable", status, reason, message);
+    let say = |status, reason, message: String| Condition::new("Schedulable", status, reason, message);
     if !is_closed(pool) {
         return say("True", "Open", String::new());
     }
@@ -103,22 +97,27 @@ fn orphaned(pool: &CStorPool, answer: &PoolStatus, known: &BTreeSet<VolumeId>, o
         pool.name_any(),
         labels::PENDING_DELETION,
     );
-    Some(condition(ORPHANED, "True", "NoVolume", message))
+    Some(Condition::new(ORPHANED, "True", "NoVolume", message))
 }
 
 #[cfg(test)]
 mod tests {
     use ballast_api::control::ReplicaStatus;
-    use ballast_api::k8s::pool::{CStorPoolSpec, CStorPoolStatus};
+    use ballast_api::k8s::pool::CStorPoolSpec;
 
     use super::*;
 
     fn of(pool: &CStorPool, answer: Option<&PoolStatus>, known: &[VolumeId], orphans: &Orphans) -> Vec<Condition> {
-        conditions(pool, answer, &known.iter().copied().collect(), orphans, || String::from("T"))
+        let status = CStorPoolStatus { phase: String::from("Healthy"), ..CStorPoolStatus::default() };
+        conditions(pool, &status, answer, &known.iter().copied().collect(), orphans, || String::from("T"))
     }
 
     fn reasons(conditions: &[Condition]) -> Vec<&str> {
-        conditions.iter().map(|condition| condition.reason.as_str()).collect()
+        conditions
+            .iter()
+            .filter(|condition| condition.type_ != "Ready")
+            .map(|condition| condition.reason.as_str())
+            .collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -128,7 +127,7 @@ mod tests {
         pool.annotations_mut().insert(labels::CORDON.to_owned(), String::from("true"));
         let cordoned = of(&pool, None, &[], &orphans);
         assert_eq!(reasons(&cordoned), ["Cordoned"]);
-        assert!(cordoned[0].message.contains("kubectl annotate csp p openebs.io/cordon-"), "{}", cordoned[0].message);
+        assert!(cordoned[1].message.contains("kubectl annotate csp p openebs.io/cordon-"), "{}", cordoned[1].message);
         pool.annotations_mut().insert(labels::DRAIN.to_owned(), String::from("true"));
         let full = PoolStatus { replicas: vec![ReplicaStatus::default()], ..PoolStatus::default() };
         assert_eq!(reasons(&of(&pool, Some(&full), &[], &orphans)), ["Draining"]);
@@ -145,7 +144,7 @@ mod tests {
         tokio::time::advance(LASTING).await;
         let told = of(&pool, Some(&answer), &volumes[..1], &orphans);
         assert_eq!(reasons(&told), ["Open", "NoVolume"]);
-        assert!(told[1].message.contains(&format!("deletion.openebs.io/{}=true", volumes[1])), "{}", told[1].message);
+        assert!(told[2].message.contains(&format!("deletion.openebs.io/{}=true", volumes[1])), "{}", told[2].message);
         // It stays told while the pool is away, and the time is that of the first time.
         pool.status = Some(CStorPoolStatus { conditions: told.clone(), ..CStorPoolStatus::default() });
         assert_eq!(of(&pool, None, &[], &orphans), told);

@@ -64,7 +64,7 @@ fn report(pool: &CStorPool, known: &Known, new: &CStorPoolStatus, context: &Cont
         _ => None,
     };
     let volumes = context.volumes.state().iter().filter_map(|volume| volume_id(volume).ok()).collect();
-    new.conditions = conditions(pool, answer, &volumes, &context.orphans, clock::now);
+    new.conditions = conditions(pool, &new, answer, &volumes, &context.orphans, clock::now);
     new
 }
 

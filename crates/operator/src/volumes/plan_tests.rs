@@ -48,6 +48,7 @@ fn healthy() -> View {
             members: [1, 2, 3].map(|id| member(id, true, 100, true)).to_vec(),
             ..Group::default()
         }),
+        ..View::default()
     }
 }
 

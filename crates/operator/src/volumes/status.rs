@@ -8,10 +8,11 @@ use std::time::Duration;
 use ballast_api::BLOCK_SIZE;
 use ballast_api::k8s::replica::{CStorVolumeReplicaStatus, RebuildProgress, ReplicaCapacity};
 use ballast_api::k8s::volume::{CStorVolumeStatus, ReplicaStatus};
-use ballast_api::k8s::{CStorVolume, quantity};
+use ballast_api::k8s::{CStorVolume, Condition, labels, quantity};
+use kube::ResourceExt as _;
 
 use super::plan::Plan;
-use super::view::{Group, Replica, State, View};
+use super::view::{Group, Replica, State, Target, View};
 
 /// The new status of the volume, but for what only its controller writes (formed, lastReplicaID).
 pub fn volume_status(
@@ -28,14 +29,15 @@ pub fn volume_status(
     let (phase, message) = if !old.formed {
         ("Init", plan.waiting.clone().unwrap_or_default())
     } else {
-        match &view.group {
-            Some(_) if healthy >= wanted => ("Healthy", plan.waiting.clone().unwrap_or_default()),
-            Some(_) => {
+        match (&view.group, away(volume, old, &view.target)) {
+            (Some(_), Some(away)) => away,
+            (Some(_), None) if healthy >= wanted => ("Healthy", plan.waiting.clone().unwrap_or_default()),
+            (Some(_), None) => {
                 let repair = plan.waiting.clone().unwrap_or_else(|| String::from("repair goes on by itself"));
                 ("Degraded", format!("{healthy} of {wanted} replicas are healthy: {repair}"))
             }
-            None if unknown > 0 => ("Unknown", String::from("the pools have not been asked yet")),
-            None => ("Offline", plan.waiting.clone().unwrap_or_else(|| String::from("no replica leads"))),
+            (None, _) if unknown > 0 => ("Unknown", String::from("the pools have not been asked yet")),
+            (None, _) => ("Offline", plan.waiting.clone().unwrap_or_else(|| String::from("no replica leads"))),
         }
     };
     let group = view.group.as_ref();
@@ -49,7 +51,17 @@ pub fn volume_status(
         quorum: String::from(if group.is_some_and(|group| votes(group, replica.id)) { "1" } else { "0" }),
     });
     let changed = phase != old.phase;
+    let redundant = match &view.group {
+        Some(_) if healthy >= wanted => Condition::new("Redundant", "True", "AllReplicasHealthy", ""),
+        Some(_) => {
+            let message = format!("{healthy} of {wanted} replicas are healthy");
+            Condition::new("Redundant", "False", "ReplicasMissing", message)
+        }
+        None => Condition::new("Redundant", "Unknown", "NoLeader", "no replica leads, so the others are not known"),
+    };
+    let conditions = [Condition::ready(phase, &["Healthy", "Degraded"], &message), redundant];
     CStorVolumeStatus {
+        conditions: conditions.map(|condition| condition.keep_time(&old.conditions, now)).to_vec(),
         phase: phase.to_owned(),
         capacity: volume.spec.capacity.clone(),
         leader: group.map(|group| group.pool.clone()),
@@ -60,6 +72,21 @@ pub fn volume_status(
         last_update_time: if group.is_some() { Some(minute()) } else { old.last_update_time.clone() },
         ..old.clone()
     }
+}
+
+/// Phase and message of a volume that has its replicas when its target does not serve.
+fn away(volume: &CStorVolume, old: &CStorVolumeStatus, target: &Target) -> Option<(&'static str, String)> {
+    let begins = ["", "Init"].contains(&old.phase.as_str());
+    let (phase, why) = match target {
+        Target::Serves => return None,
+        // It has never served: it is being started.
+        Target::Late(why) | Target::Away(why) if begins => ("Init", why),
+        Target::Late(_) => return None,
+        Target::Away(why) => ("Offline", why),
+    };
+    let (namespace, name) = (volume.namespace().unwrap_or_default(), volume.name_any());
+    let look = format!("kubectl -n {namespace} get pods -l {}={name}", labels::PERSISTENT_VOLUME);
+    Some((phase, format!("its target does not serve: {why}. See `{look}`")))
 }
 
 /// An index to three digits: exact ones would make every busy volume a write to the API server every few seconds.
@@ -138,12 +165,14 @@ pub fn replica_statuses(
             }
         });
         let changed = phase != old.phase;
+        let ready = Condition::ready(phase, &["Healthy"], &message);
         let status = CStorVolumeReplicaStatus {
             phase: phase.to_owned(),
             capacity,
             rebuild,
             message,
             last_transition_time: if changed { Some(now()) } else { old.last_transition_time.clone() },
+            conditions: vec![ready.keep_time(&old.conditions, now)],
             ..old
         };
         (replica.name.clone(), status)
@@ -175,7 +204,7 @@ mod tests {
     fn view() -> View {
         let members = [1, 2, 3].map(member).to_vec();
         let group = Group { leader: 1, pool: String::from("p1"), last_index: 100, epoch: 7, members, changing: false };
-        View { replicas: [1, 2, 3].map(|id| replica(id, here())).to_vec(), group: Some(group) }
+        View { replicas: [1, 2, 3].map(|id| replica(id, here())).to_vec(), group: Some(group), ..View::default() }
     }
 
     fn status(view: &View, formed: bool) -> CStorVolumeStatus {
@@ -199,6 +228,12 @@ mod tests {
         assert_eq!((degraded.phase.as_str(), degraded.last_transition_time.as_deref()), ("Degraded", Some("T")));
         assert!(degraded.message.contains("2 of 3"), "{}", degraded.message);
         assert_eq!(degraded.replica_statuses[2].mode, "Unknown");
+        let reasons: Vec<_> = degraded.conditions.iter().map(|c| (&*c.type_, &*c.status, &*c.reason)).collect();
+        assert_eq!(reasons, [("Ready", "True", "Degraded"), ("Redundant", "False", "ReplicasMissing")]);
+        view.target = Target::Away(String::from("refused"));
+        let offline = status(&view, true);
+        assert!(offline.phase == "Offline" && offline.message.contains("refused"), "{}", offline.message);
+        assert_eq!(offline.conditions[0].status, "False");
         view.group = None;
         assert_eq!(status(&view, true).phase, "Offline");
         view.replicas[0].state = State::NotAsked;

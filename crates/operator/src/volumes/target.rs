@@ -1,6 +1,6 @@
 //! The target of a volume: its ConfigMap, its Deployment, and telling it when the replicas have changed.
 
-use ballast_api::control::{Peer, TargetVolume, VolumeTable};
+use ballast_api::control::{Peer, TargetStatus, TargetVolume, VolumeTable};
 use ballast_api::k8s::config::VolumeSettings;
 use ballast_api::k8s::{CStorVolume, labels};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -10,18 +10,18 @@ use serde_json::json;
 
 use super::form::blocks;
 use super::objects;
-use super::view::{View, volume_id};
+use super::view::{Target, View, volume_id};
 use crate::api;
 use crate::context::Context;
 use crate::error::Error;
 
-/// Makes the target be there and know the replicas.
+/// Makes the target be there and know the replicas. Returns whether it serves.
 pub(crate) async fn ensure(
     volume: &CStorVolume,
     seen: &View,
     settings: &VolumeSettings,
     context: &Context,
-) -> Result<(), Error> {
+) -> Result<Target, Error> {
     let table = table(volume, seen, context)?;
     let maps: Api<ConfigMap> = api::namespaced(&context.client, &context.options.namespace);
     let name = objects::target_name(volume);
@@ -50,10 +50,46 @@ pub(crate) async fn ensure(
     if !restarts || context.take_restart("target") {
         api::ensure(&deployments, &wanted, current.as_deref()).await?;
     }
-    if changed || needs_telling(volume, &table, context).await {
+    let status = ask(volume, context).await;
+    let serving = serving(volume, &table, status.as_ref().map_err(String::as_str), context);
+    if changed || status.is_ok_and(|status| !knows(&status, &table)) {
         tell(volume, table, context).await;
     }
-    Ok(())
+    Ok(serving)
+}
+
+async fn ask(volume: &CStorVolume, context: &Context) -> Result<TargetStatus, String> {
+    let endpoint = endpoint(volume).ok_or("it has no address yet")?;
+    context.processes.target_status(&endpoint).await.map_err(|error| error.to_string())
+}
+
+/// What its answer says about whether initiators are served.
+fn serving(
+    volume: &CStorVolume,
+    table: &VolumeTable,
+    status: Result<&TargetStatus, &str>,
+    context: &Context,
+) -> Target {
+    let name = volume.name_any();
+    let why = match status {
+        Err(error) => Some(error.to_owned()),
+        Ok(status) => {
+            match status.volumes.iter().find(|served| table.volumes.iter().any(|v| v.volume == served.volume)) {
+                None => Some(String::from("it does not know the volume yet")),
+                Some(served) => match served.state.as_str() {
+                    "opening" => Some(String::from("it has not found the replicas yet")),
+                    "waiting" => Some(String::from("it does not find the replicas' leader")),
+                    "fenced" => Some(String::from("a newer one has taken the volume from it")),
+                    _ => None,
+                },
+            }
+        }
+    };
+    match (context.targets.asked(&name, why.is_none()), why) {
+        (_, None) => Target::Serves,
+        (None, Some(why)) => Target::Late(why),
+        (Some(_), Some(why)) => Target::Away(why),
+    }
 }
 
 /// What the target serves.
@@ -103,10 +139,8 @@ fn endpoint(volume: &CStorVolume) -> Option<String> {
     Some(format!("{ip}:{}", labels::TARGET_CONTROL_PORT))
 }
 
-/// Whether the running target serves something else than it shall. One that does not answer reads its file when it starts.
-async fn needs_telling(volume: &CStorVolume, table: &VolumeTable, context: &Context) -> bool {
-    let Some(endpoint) = endpoint(volume) else { return false };
-    let Ok(status) = context.processes.target_status(&endpoint).await else { return false };
+/// Whether the running target has what it shall. One that does not answer reads its file when it starts.
+fn knows(status: &TargetStatus, table: &VolumeTable) -> bool {
     let serves = |wanted: &TargetVolume| {
         status.volumes.iter().any(|served| {
             let mut known = served.replicas.clone();
@@ -116,7 +150,7 @@ async fn needs_telling(volume: &CStorVolume, table: &VolumeTable, context: &Cont
             served.volume == wanted.volume && known == replicas
         })
     };
-    !table.volumes.iter().all(serves)
+    table.volumes.iter().all(serves)
 }
 
 async fn tell(volume: &CStorVolume, table: VolumeTable, context: &Context) {

@@ -93,6 +93,18 @@ pub struct Group {
     pub changing: bool,
 }
 
+/// What is known of the target now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// It serves the volume.
+    #[default]
+    Serves,
+    /// It does not, and why; but it did a moment ago, or nobody has asked it before.
+    Late(String),
+    /// It has not for longer than a moment, and why.
+    Away(String),
+}
+
 /// All of a volume.
 #[derive(Clone, Debug, Default)]
 pub struct View {
@@ -100,6 +112,8 @@ pub struct View {
     pub replicas: Vec<Replica>,
     /// The group, when it has a leader that answers.
     pub group: Option<Group>,
+    /// The target.
+    pub target: Target,
 }
 
 impl Replica {

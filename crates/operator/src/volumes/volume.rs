@@ -62,10 +62,10 @@ pub(crate) async fn reconcile(volume: Arc<CStorVolume>, context: Arc<Context>) -
     let formed = volume.status.as_ref().is_some_and(|status| status.formed);
     let id = volume_id(&volume)?;
     let seen = view(id, formed, &replicas, &context.observations, &|pool| context.pool(pool).is_some());
-    let seen = mark_leaving(seen, &context);
+    let mut seen = mark_leaving(seen, &context);
     let mut next = Plan { step: None, waiting: hindered };
     if formed {
-        target::ensure(&volume, &seen, &settings, &context).await?;
+        seen.target = target::ensure(&volume, &seen, &settings, &context).await?;
         let wanted = usize::try_from(volume.spec.replication_factor).unwrap_or(1);
         next = plan(&seen, wanted, context.options.replica_grace_period);
         if let Some(step) = next.step.clone()
@@ -193,6 +193,7 @@ async fn delete(volumes: &Api<CStorVolume>, volume: &CStorVolume, context: &Cont
     api::delete(&config_maps, &objects::target_name(volume)).await?;
     let services: Api<Service> = api::namespaced(&context.client, &context.options.namespace);
     api::delete(&services, &volume.name_any()).await?;
+    context.targets.forget(&volume.name_any());
     api::remove_finalizer(volumes, volume, labels::VOLUME_FINALIZER).await?;
     Ok(Action::await_change())
 }

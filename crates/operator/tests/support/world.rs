@@ -8,7 +8,8 @@ use std::sync::{Mutex, MutexGuard};
 
 use ballast_api::control::{
     AddLearnerRequest, ChangeVotersRequest, CreateReplicaRequest, FormGroupRequest, MemberStatus, Peer, PeerTable,
-    PoolStatus, RemoveLearnerRequest, ReplicaStatus, TargetStatus, TargetVolumeStatus, VolumeRef, VolumeTable,
+    PoolStatus, RemoveLearnerRequest, ReplicaStatus, TargetStatus, TargetVolume, TargetVolumeStatus, VolumeRef,
+    VolumeTable,
 };
 use ballast_api::k8s::pool::CStorPool;
 use ballast_api::k8s::volume::CStorVolume;
@@ -18,8 +19,9 @@ use ballast_operator::Processes;
 use ballast_operator::processes::{CallError, CallResult};
 use bytes::Bytes;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::ResourceExt as _;
+use serde_json::Value;
 use tonic::Code;
 
 use super::NAMESPACE;
@@ -132,6 +134,42 @@ impl World {
             state.disks.insert(name.clone(), Disk { pool, replicas: BTreeMap::new(), peers: Vec::new() });
         }
         Ok(name)
+    }
+
+    /// The running target behind an address: the name of its Deployment.
+    fn target_at(&self, endpoint: &str) -> CallResult<String> {
+        let unreachable = || CallError::Unreachable { endpoint: endpoint.to_owned(), reason: String::from("refused") };
+        let address = endpoint.rsplit_once(':').map(|(ip, _)| ip.to_owned());
+        let services = self.sim.list::<Service>();
+        let of_address = |service: &&Service| service.spec.as_ref().and_then(|spec| spec.cluster_ip.clone()) == address;
+        let volume = services.iter().find(of_address).map(|service| service.name_any()).ok_or_else(unreachable)?;
+        let name = format!("{volume}-target");
+        if self.sim.get::<Deployment>(NAMESPACE, &name).is_none() || self.lock().stopped.contains(&name) {
+            return Err(unreachable());
+        }
+        Ok(name)
+    }
+
+    /// What a target reads when it starts.
+    fn target_file(&self, name: &str) -> VolumeTable {
+        let map = self.sim.get::<ConfigMap>(NAMESPACE, name).and_then(|map| map.data).unwrap_or_default();
+        let file: Value = map.get("volumes.json").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let volume = |volume: &Value| TargetVolume {
+            volume: text(&volume["volume"]).parse::<VolumeId>().unwrap().to_bytes(),
+            name: text(&volume["name"]),
+            replicas: volume["replicas"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|peer| Peer {
+                    pool: text(&peer["pool"]).parse::<PoolId>().unwrap().to_bytes(),
+                    endpoint: text(&peer["endpoint"]),
+                })
+                .collect(),
+            ..TargetVolume::default()
+        };
+        VolumeTable { volumes: file["volumes"].as_array().into_iter().flatten().map(volume).collect() }
     }
 
     /// Devices that the pool's process was started with.
@@ -379,18 +417,20 @@ impl Processes for World {
     }
 
     async fn target_status(&self, endpoint: &str) -> CallResult<TargetStatus> {
-        let state = self.lock();
-        let table = state.targets.get(endpoint).cloned().unwrap_or_default();
-        let served = |volume: &ballast_api::control::TargetVolume| TargetVolumeStatus {
+        let name = self.target_at(endpoint)?;
+        let table = self.lock().targets.get(&name).cloned().unwrap_or_else(|| self.target_file(&name));
+        let served = |volume: &TargetVolume| TargetVolumeStatus {
             volume: volume.volume.clone(),
             replicas: volume.replicas.clone(),
+            state: String::from("online"),
             ..TargetVolumeStatus::default()
         };
         Ok(TargetStatus { volumes: table.volumes.iter().map(served).collect(), ..TargetStatus::default() })
     }
 
     async fn set_volumes(&self, endpoint: &str, volumes: VolumeTable) -> CallResult<()> {
-        self.lock().targets.insert(endpoint.to_owned(), volumes);
+        let name = self.target_at(endpoint)?;
+        self.lock().targets.insert(name, volumes);
         Ok(())
     }
 }
