@@ -231,11 +231,11 @@ pub(crate) struct PoolServeArgs {
     /// Name of the pool, for messages
     #[arg(long)]
     pub(crate) name: String,
-    /// Device of the pool, in order; give all of them. size= is for --create
+    /// Device of the pool; give all of them, in any order. size= is for --create
     #[arg(long = "device", required = true, value_name = "PATH[,size=SIZE]")]
     pub(crate) devices: Vec<DeviceArg>,
-    /// Make the pool first when all its devices are blank, or missing and given with size=. Devices that carry anything else
-    /// than this whole pool are refused, never wiped
+    /// Make the pool first when all its devices are blank, or missing and given with size=. Beside a whole pool, such devices
+    /// are added to it. Devices that carry anything else are refused, never wiped
     #[arg(long)]
     pub(crate) create: bool,
     /// Where to listen: unix:PATH or ADDRESS:PORT, for example 0.0.0.0:7000 or `[::]:7000`

@@ -70,6 +70,16 @@ pub enum PoolError {
         /// How many it has.
         count: u8,
     },
+    /// More devices than a pool can have.
+    #[error(
+        "a pool has at most {limit} devices, {given} were given; nothing was changed. Make another pool of the others"
+    )]
+    TooManyDevices {
+        /// How many were given.
+        given: usize,
+        /// How many a pool can have.
+        limit: usize,
+    },
     /// No good label, or one that does not fit the others.
     #[error("{device}: {why}. Check that this is a device of the pool (pool-inspect shows its label)")]
     BadLabel {

@@ -17,6 +17,7 @@ use crate::format::leaf::{LEAF_BLOCKS, Leaf};
 use crate::format::{BLOCK, split_block};
 use crate::io::{Device, FileDevice, PoolDevice};
 use crate::map::{damaged, stored_leaves};
+use crate::members::members;
 use crate::meta::MetaStore;
 use crate::recover;
 use crate::state::Core;
@@ -32,6 +33,8 @@ pub struct DeviceReport {
     pub index: u8,
     /// Bytes, as labelled.
     pub size: u64,
+    /// Bytes for metadata; device 0 has them, and perhaps devices that the pool grew by.
+    pub metadata: u64,
     /// Bytes of journal.
     pub journal: u64,
     /// Bytes of extent area, and how much of it is prepared.
@@ -90,10 +93,11 @@ impl fmt::Display for InspectReport {
         for d in &self.devices {
             writeln!(
                 f,
-                "device {}: {} size {} journal {} extents {} prepared {} incarnation {} {} owner {}",
+                "device {}: {} size {} metadata {} journal {} extents {} prepared {} incarnation {} {} owner {}",
                 d.index,
                 d.name,
                 d.size,
+                d.metadata,
                 d.journal,
                 d.extents.0,
                 d.extents.1,
@@ -135,12 +139,13 @@ pub fn inspect_on(devices: Vec<Arc<dyn Device>>, verify: bool) -> Result<Inspect
         devices.into_iter().map(|device| Arc::new(Overlay::new(device)) as _).collect();
     let plain: Vec<Arc<PoolDevice>> =
         overlays.iter().map(|device| Arc::new(PoolDevice::new(Arc::clone(device)))).collect();
-    let members = recover::members(plain)?;
+    let members = members(plain)?;
     let reports =
         members.labels.iter().zip(&members.supers).zip(&members.devices).map(|((label, sb), device)| DeviceReport {
             name: device.name.clone(),
             index: label.index,
             size: label.layout.size,
+            metadata: label.layout.meta_bytes,
             journal: label.layout.journal_bytes,
             extents: (label.layout.extent_blocks() * BLOCK, sb.prepared * BLOCK),
             clean: sb.clean,

@@ -244,8 +244,11 @@ impl Pool {
     }
 
     /// Opens the pool on the devices of `config`, or makes it there when all of them are blank or missing. A creation that
-    /// was interrupted begins again. Anything else is the error of [`Pool::open`] or [`Pool::create`]; nothing is wiped.
+    /// was interrupted begins again. When all devices of a pool are there and others are blank or missing, the pool grows by
+    /// those: they get the next numbers, in the order given, and belong to it from then on; what `config` says about
+    /// journal and metadata is for them. Anything else is the error of [`Pool::open`] or [`Pool::create`]; nothing is wiped.
     pub fn open_or_create(config: &PoolConfig, options: OpenOptions) -> Result<Pool, PoolError> {
+        create::check_count(config.devices.len())?;
         let paths: Vec<PathBuf> = config.devices.iter().map(|device| device.path.clone()).collect();
         let open = |paths: &[&PathBuf]| -> Result<Vec<Arc<dyn Device>>, PoolError> {
             let file = |path: &&PathBuf| -> Result<Arc<dyn Device>, PoolError> {
@@ -255,9 +258,8 @@ impl Pool {
             paths.iter().map(file).collect()
         };
         let (absent, present): (Vec<_>, Vec<_>) = config.devices.iter().partition(|device| create::is_absent(device));
-        // A file that is missing from a pool is not made up for by an empty one.
         let present: Vec<&PathBuf> = present.into_iter().map(|device| &device.path).collect();
-        if !absent.is_empty() && create::is_pool(&open(&present)?)? {
+        if !absent.is_empty() && !create::takes_new_files(&open(&present)?)? {
             return Self::open(&paths, options);
         }
         for device in absent {
@@ -273,7 +275,7 @@ impl Pool {
         config: &PoolConfig,
         options: OpenOptions,
     ) -> Result<Pool, PoolError> {
-        create::create_if_blank(&devices, config)?;
+        create::create_or_grow(&devices, config)?;
         Self::open_on(devices, options)
     }
 

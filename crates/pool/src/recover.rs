@@ -7,102 +7,20 @@ use crate::alloc::{Allocator, decode_region};
 use crate::error::{PoolError, Result};
 use crate::format::BLOCK;
 use crate::format::batch::{Batch, Record, StoredOp};
-use crate::format::label::{Found, LABEL_OFFSETS, Label, Layout};
+use crate::format::label::{Label, Layout};
 use crate::format::leaf::Leaf;
 use crate::format::log::{CHUNK, decode_chunk};
 use crate::format::root::{self, ROOT_KEY, ReplicaRecord, Root, SlotKind};
-use crate::format::superblock::{Owner, SUPERBLOCK_OFFSETS, Superblock};
+use crate::format::superblock::Owner;
 use crate::io::{Device, PoolDevice};
 use crate::journal::recovery::BatchReader;
 use crate::journal::ring::Journal;
-use crate::meta::{MetaStore, RedbStore, SuperStore};
+use crate::members::{members, read_label, read_superblock, settle};
+use crate::meta::{MetaStore, RedbStore, SuperStore, regions};
 use crate::pool::Shared;
 use crate::state::replica::{CachedLeaf, Entry, Kind, ReplicaState};
 use crate::state::{Applied, CheckpointState, Core};
 use crate::types::OpenOptions;
-
-/// A pool's devices in order, with labels and superblocks.
-pub(crate) struct Members {
-    pub(crate) devices: Vec<Arc<PoolDevice>>,
-    pub(crate) labels: Vec<Label>,
-    pub(crate) supers: Vec<Superblock>,
-}
-
-pub(crate) fn read_label(device: &PoolDevice) -> Result<Label> {
-    let mut other = None;
-    for offset in LABEL_OFFSETS {
-        let mut bytes = vec![0; BLOCK as usize];
-        device.read_at(offset, &mut bytes)?;
-        match Label::decode(&bytes) {
-            Found::Label(label) => return Ok(label),
-            Found::OtherVersion(version) => other = Some(version),
-            Found::Nothing => {}
-        }
-    }
-    Err(match other {
-        Some(found) => {
-            PoolError::WrongVersion { device: device.name.clone(), found, supported: crate::format::FORMAT_VERSION }
-        }
-        None => PoolError::BadLabel { device: device.name.clone(), why: String::from("it has no pool label") },
-    })
-}
-
-pub(crate) fn read_superblock(device: &PoolDevice, label: &Label) -> Result<Superblock> {
-    let mut best: Option<Superblock> = None;
-    for offset in SUPERBLOCK_OFFSETS {
-        let mut bytes = vec![0; BLOCK as usize];
-        device.read_at(offset, &mut bytes)?;
-        if let Some(found) = Superblock::decode(&bytes).filter(|sb| sb.pool == label.pool)
-            && best.as_ref().is_none_or(|best| best.generation < found.generation)
-        {
-            best = Some(found);
-        }
-    }
-    best.ok_or_else(|| PoolError::BadLabel {
-        device: device.name.clone(),
-        why: String::from("both superblocks are damaged"),
-    })
-}
-
-/// Reads the labels and puts the devices in order.
-pub(crate) fn members(devices: Vec<Arc<PoolDevice>>) -> Result<Members> {
-    let mut found = Vec::new();
-    for device in devices {
-        let label = read_label(&device)?;
-        let superblock = read_superblock(&device, &label)?;
-        if device.raw().len() < label.layout.size {
-            let why = format!("it has {} bytes, its label says {}", device.raw().len(), label.layout.size);
-            return Err(PoolError::BadLabel { device: device.name.clone(), why });
-        }
-        found.push((label, superblock, device));
-    }
-    found.sort_by_key(|(label, ..)| label.index);
-    let Some((first, ..)) = found.first() else { return Err(PoolError::invalid("no devices given")) };
-    let (pool, count) = (first.pool, first.devices);
-    for (at, (label, _, device)) in found.iter().enumerate() {
-        if label.pool != pool || label.devices != count {
-            let why = format!("it belongs to pool {}, the others to pool {pool}", label.pool);
-            return Err(PoolError::BadLabel { device: device.name.clone(), why });
-        }
-        if usize::from(label.index) > at {
-            return Err(PoolError::DeviceMissing { pool: pool.to_string(), index: at as u8, count });
-        }
-        if usize::from(label.index) < at {
-            let why = format!("it says it is device {}, and so does another", label.index);
-            return Err(PoolError::BadLabel { device: device.name.clone(), why });
-        }
-    }
-    if found.len() < usize::from(count) {
-        return Err(PoolError::DeviceMissing { pool: pool.to_string(), index: found.len() as u8, count });
-    }
-    let mut members = Members { devices: Vec::new(), labels: Vec::new(), supers: Vec::new() };
-    for (label, superblock, device) in found {
-        members.labels.push(label);
-        members.supers.push(superblock);
-        members.devices.push(device);
-    }
-    Ok(members)
-}
 
 /// This process, for the superblock.
 fn owner() -> Owner {
@@ -148,7 +66,8 @@ pub(crate) fn open(devices: Vec<Arc<dyn Device>>, options: OpenOptions) -> Resul
 }
 
 fn open_locked(devices: Vec<Arc<PoolDevice>>, options: OpenOptions) -> Result<Shared> {
-    let members = members(devices)?;
+    let mut members = members(devices)?;
+    settle(&mut members)?;
     let incarnation = members.supers.iter().map(|sb| sb.incarnation).max().unwrap_or(0) + 1;
     let clean = members.supers.iter().all(|sb| sb.clean);
     let supers: Vec<Arc<SuperStore>> = members
@@ -166,7 +85,7 @@ fn open_locked(devices: Vec<Arc<PoolDevice>>, options: OpenOptions) -> Result<Sh
         })?;
     }
     let layouts: Vec<Layout> = members.labels.iter().map(|label| label.layout).collect();
-    let meta = RedbStore::open(Arc::clone(&supers[0]), layouts[0].meta_offset, layouts[0].meta_bytes)?;
+    let meta = RedbStore::open(Arc::clone(&supers[0]), regions(&members.devices, &layouts))?;
     let prepared: Vec<u64> = supers.iter().map(|store| store.get().prepared).collect();
     let label = &members.labels[0];
     let name = options.name.clone();
@@ -179,11 +98,20 @@ fn open_locked(devices: Vec<Arc<PoolDevice>>, options: OpenOptions) -> Result<Sh
     journal.incarnation = incarnation;
     core.journal = journal;
     finish(&mut core);
+    let known = core.journal.devices();
+    let grown = known < layouts.len();
+    core.journal.add_rings(layouts[known..].iter().map(|layout| layout.journal_bytes));
     if replayed > 0 {
         core.touch();
         tracing::info!(pool = %name, batches = replayed, "journal replayed");
     }
-    Ok(Shared::new(label.pool, members.devices, layouts, supers, Box::new(meta), core))
+    let shared = Shared::new(label.pool, members.devices, layouts, supers, Box::new(meta), core);
+    if grown {
+        // Before anything is written to the new rings, or allocated on the new devices (see `Journal::add_rings`).
+        shared.run_checkpoint()?;
+        tracing::info!(pool = %name, from = known, to = shared.devices.len(), "the pool has grown by devices");
+    }
+    Ok(shared)
 }
 
 /// The state at the last checkpoint.
@@ -196,7 +124,8 @@ pub(crate) fn load(
 ) -> Result<Core> {
     let bad = |what: &str| PoolError::metadata(what.to_owned(), "a value is missing or its checksum is wrong");
     let root = meta.get(ROOT_KEY)?.as_deref().and_then(Root::decode).ok_or_else(|| bad("the root"))?;
-    if root.heads.len() != layouts.len() {
+    // Fewer: the pool has grown since then, and the checkpoint is about the devices it had.
+    if root.heads.is_empty() || root.heads.len() > layouts.len() {
         return Err(bad("the root"));
     }
     let mut alloc = Allocator::default();

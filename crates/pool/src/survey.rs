@@ -3,7 +3,8 @@
 //! A pool is made in this order, with a flush after each step: a superblock of incarnation 0 on every device, the empty
 //! metadata store, then the labels, device by device. *The pool exists when every device has its label.* Nothing can have used
 //! it before, so whatever a creation left that did not come so far may be made again. What tells it from damage of a pool that
-//! was in use: its superblocks, which say that the pool was never opened.
+//! was in use: its superblocks, which say that the pool was never opened. The same is true of a device that a pool was growing
+//! by when it had not got its label yet: it counts as blank.
 //!
 //! Nothing is written here.
 
@@ -18,7 +19,6 @@ use crate::format::superblock::{SUPERBLOCK_OFFSETS, Superblock};
 use crate::io::PoolDevice;
 
 /// What a set of devices is.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Survey {
     /// Free for a new pool.
     Blank,
@@ -30,16 +30,18 @@ pub(crate) enum Survey {
         device: String,
         /// What its label says.
         label: String,
+        /// What is on each device.
+        contents: Vec<Contents>,
     },
 }
 
 /// What is on one device.
-struct Contents {
-    label: Found,
+pub(crate) struct Contents {
+    pub(crate) label: Found,
     /// Pools that its superblocks name, if none of those was ever opened.
     never_opened: Vec<PoolId>,
     /// Somebody's data, apart from label and superblocks.
-    data: Option<String>,
+    pub(crate) data: Option<String>,
 }
 
 /// Looks at devices that the caller has locked. An error: one of them carries data and none is a pool's.
@@ -50,11 +52,11 @@ pub(crate) fn survey(devices: &[Arc<PoolDevice>]) -> Result<Survey> {
         Found::OtherVersion(version) => Some(format!("a pool device of format version {version}")),
         Found::Nothing => None,
     };
-    let mut labelled =
-        devices.iter().zip(&contents).filter_map(|(device, contents)| Some((device, label_of(contents)?)));
-    if let Some((device, label)) = labelled.next() {
+    let labelled = devices.iter().zip(&contents).find_map(|(device, contents)| Some((device, label_of(contents)?)));
+    if let Some((device, label)) = labelled {
         let unfinished = is_unfinished(&contents);
-        return Ok(if unfinished { Survey::Unfinished } else { Survey::Pool { device: device.name.clone(), label } });
+        let pool = || Survey::Pool { device: device.name.clone(), label, contents };
+        return Ok(if unfinished { Survey::Unfinished } else { pool() });
     }
     for (device, contents) in devices.iter().zip(contents) {
         if let Some(found) = contents.data {
@@ -82,7 +84,8 @@ fn look(device: &PoolDevice) -> Result<Contents> {
     for at in LABEL_OFFSETS.map(|offset| offset as usize) {
         let block = &mut head[at..at + BLOCK as usize];
         match Label::decode(block) {
-            // A torn one: labels come after superblocks, and are never written again.
+            // A torn one: a device's first label comes after its first superblock. When a label is changed, the other copy
+            // is good.
             Found::Nothing if contents.never_opened.is_empty() || !Label::is_torn(block) => {}
             Found::Nothing => block.fill(0),
             found => {

@@ -13,16 +13,16 @@ pub const MAX_HEADER_BYTES: usize = 64 * 1024;
 /// The most bytes of hard state.
 pub const MAX_HARD_STATE_BYTES: usize = 64 * 1024;
 
-/// What a new pool is made of.
+/// What a new pool is made of, or what a pool grows by.
 #[derive(Clone, Debug, Default)]
 pub struct PoolConfig {
     /// The pool's name, for people; kept in the label.
     pub name: String,
-    /// Its devices; the first one also holds the metadata.
+    /// Its devices; the first one also holds the metadata. For a pool that is there their order does not matter.
     pub devices: Vec<DeviceConfig>,
     /// Size of each device's journal; `None`: size/32, at least 32 MiB, at most 256 MiB.
     pub journal_bytes: Option<u64>,
-    /// Size of the metadata region; `None`: from the pool's size.
+    /// Size of the metadata region, of all devices that have one; `None`: from the pool's size.
     pub meta_bytes: Option<u64>,
 }
 

@@ -83,8 +83,8 @@ fn what_is_neither_blank_nor_the_whole_pool_is_left_alone() {
     assert!(matches!(start(&[a.clone(), missing.clone()]), Err(PoolError::Io { .. })));
     assert!(!missing.exists(), "an empty file does not make up for it");
     make_blank();
-    assert!(matches!(start(&[a.clone(), blank.clone()]), Err(PoolError::BadLabel { .. })));
-    assert!(matches!(start(&[blank.clone(), b.clone()]), Err(PoolError::BadLabel { .. })));
+    assert!(matches!(start(&[a.clone(), blank.clone()]), Err(PoolError::DeviceMissing { index: 1, .. })));
+    assert!(matches!(start(&[blank.clone(), b.clone()]), Err(PoolError::DeviceMissing { index: 0, .. })));
     assert!(kept(&blank).iter().all(|byte| *byte == 0));
 
     // Somebody's data, also beside a blank device.

@@ -1,10 +1,20 @@
-//! The label: what a device is. Written once, when the pool is made.
+//! The label: what a device is. Written when the pool is made, and again whenever the pool grows by a device (`grow`).
 //!
 //! ```text
 //! 0   8        10       26         42     43      44    52       60          68         76            84          92   name
-//! |magic|version|pool id|device id|index|devices|size|meta off|meta len|journal off|journal len|extents off|len+name|..crc|
+//! |magic|version|pool id|device id|index|devices|size|meta off|meta len|journal off|journal len|extents off|len+name|roster 4|..crc|
 //! ```
-//! Two copies (at 0 and 64 KiB), so that a damaged first block does not lose the pool.
+//! Two copies (at 0 and 64 KiB), so that a damaged first block does not lose the pool. One of them is good at any time: a
+//! label is changed copy by copy, with a flush between.
+//!
+//! A pool grows by one device at a time. From `n` to `n + 1` devices: the new device gets its label (index `n`, `n + 1`
+//! devices), then the old ones get theirs with the new number. So the labels of a pool say the same number of devices, or,
+//! while it grows, this number and the one before it. The pool has as many devices as the largest number says; the new
+//! device belongs to it from the moment when one old device knows it.
+//!
+//! The *roster* is the crc32 of the ids of all `devices` devices, in their order: it tells the device that the pool grew by
+//! from one that it began to grow by before, at the same index, and was then started without. 0 says nothing (labels
+//! written before there were rosters).
 
 use ballast_api::PoolId;
 
@@ -60,6 +70,13 @@ pub(crate) struct Label {
     pub(crate) devices: u8,
     pub(crate) layout: Layout,
     pub(crate) name: String,
+    pub(crate) roster: u32,
+}
+
+/// The roster of a pool of devices with these ids.
+pub(crate) fn roster(ids: &[[u8; 16]]) -> u32 {
+    // 0 is no roster.
+    crc32fast::hash(&ids.concat()).max(1)
 }
 
 /// What was found where a label may be.
@@ -88,6 +105,7 @@ impl Label {
             end -= 1;
         }
         put_bytes(&mut out, &self.name.as_bytes()[..end]);
+        out.extend_from_slice(&self.roster.to_le_bytes());
         seal_block(out)
     }
 
@@ -123,6 +141,7 @@ impl Label {
             extents_offset: r.u64()?,
         };
         let name = String::from_utf8(r.bytes()?.to_vec()).ok()?;
+        let roster = r.u32()?;
         (index < devices && layout.valid()).then_some(Found::Label(Label {
             pool,
             device,
@@ -130,6 +149,7 @@ impl Label {
             devices,
             layout,
             name,
+            roster,
         }))
     }
 }

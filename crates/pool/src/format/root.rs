@@ -47,7 +47,8 @@ pub(crate) struct Root {
     pub(crate) crc: u32,
     /// Its incarnation: later batches have this one or a later one.
     pub(crate) incarnation: u64,
-    /// Per device: the block of the journal ring behind it.
+    /// Per device that the checkpoint knows: the block of the journal ring behind it. The batches behind this checkpoint are
+    /// in the rings of these devices only; one that the pool has grown by since then is empty.
     pub(crate) heads: Vec<u64>,
     /// The next replica slot; slots are never used twice.
     pub(crate) next_slot: u32,

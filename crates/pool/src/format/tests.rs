@@ -216,6 +216,7 @@ fn label() -> Label {
         devices: 3,
         layout,
         name: String::from("tank"),
+        roster: 9,
     }
 }
 

@@ -66,6 +66,15 @@ impl Journal {
         }
     }
 
+    /// Adds the rings of new devices, empty. The numbers of all later batches lead to other devices then, so nothing may be
+    /// written before a checkpoint says that there are more rings, and covers every batch so far.
+    pub(crate) fn add_rings(&mut self, ring_bytes: impl IntoIterator<Item = u64>) {
+        for bytes in ring_bytes {
+            self.rings.push(Ring { blocks: bytes / BLOCK, head: 0, used: 0 });
+            self.durable_heads.push(0);
+        }
+    }
+
     pub(crate) fn next_device(&self) -> usize {
         (self.next_seq % self.rings.len() as u64) as usize
     }
@@ -173,6 +182,26 @@ mod tests {
         assert_eq!(journal.place(3).unwrap().block, 0, "does not fit before the end");
         assert!(journal.place(4).is_none());
         assert_eq!(journal.durable_heads, [9]);
+    }
+
+    #[test]
+    fn new_rings_take_part_behind_the_checkpoint() {
+        let mut journal = Journal::new(&[10 * BLOCK], &[8], 4, 0, 1, 7);
+        // A batch that a recovery found, at the start since it did not fit before the end.
+        journal.replay(0, 3, 1, 1);
+        journal.add_rings([20 * BLOCK, 10 * BLOCK]);
+        assert_eq!((journal.devices(), journal.durable_heads.as_slice()), (3, [3, 0, 0].as_slice()));
+        assert_eq!(journal.usage(), (5, 40));
+        journal.release(5);
+        assert_eq!(journal.usage(), (0, 40));
+        let places: Vec<_> = (0..4)
+            .map(|_| {
+                let place = journal.place(2).unwrap();
+                journal.advance(place, 2);
+                (place.device, place.block)
+            })
+            .collect();
+        assert_eq!(places, [(0, 3), (1, 0), (2, 0), (0, 5)]);
     }
 
     #[test]

@@ -1,16 +1,19 @@
-//! A region of device 0 as the storage under redb, and the superblock that remembers its length.
+//! Regions of devices as the storage under redb, one behind the other, and the superblock that remembers how much of them
+//! is in use. Device 0 has the first region; a device that the pool grew by may add another one.
 //!
 //! redb writes page by page and then syncs. The pages are gathered here and go to the device in one submission, in order
 //! of their address, followed by one flush.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::StorageBackend;
 
 use crate::error::{PoolError, Result};
 use crate::format::BLOCK;
+use crate::format::label::Layout;
 use crate::format::superblock::Superblock;
 use crate::io::{AlignedBuf, PoolDevice, Purpose};
 
@@ -51,13 +54,42 @@ pub(crate) fn region_len(data_bytes: u64) -> u64 {
 }
 
 /// A region of a device.
+#[derive(Clone, Debug)]
+pub(crate) struct Region {
+    pub(crate) device: Arc<PoolDevice>,
+    /// Where it begins on the device, and its length; whole blocks.
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+}
+
+/// The metadata regions of a pool's devices.
+pub(crate) fn regions<'a>(devices: &[Arc<PoolDevice>], layouts: impl IntoIterator<Item = &'a Layout>) -> Vec<Region> {
+    let region = |(device, layout): (&Arc<PoolDevice>, &Layout)| Region {
+        device: Arc::clone(device),
+        offset: layout.meta_offset,
+        bytes: layout.meta_bytes,
+    };
+    devices.iter().zip(layouts).map(region).filter(|region| region.bytes > 0).collect()
+}
+
+/// The regions, as one.
 #[derive(Debug)]
 pub(crate) struct RegionBackend {
+    /// Remembers the length.
     supers: Arc<SuperStore>,
-    offset: u64,
-    bytes: u64,
+    regions: Vec<Region>,
     /// Pages written since the last sync.
     pages: Mutex<BTreeMap<u64, Box<[u8]>>>,
+}
+
+/// A part of a range that lies in one region.
+struct Piece {
+    /// Which region.
+    region: usize,
+    /// Where on the region's device.
+    at: u64,
+    /// Which bytes of the range.
+    part: Range<usize>,
 }
 
 fn other(error: PoolError) -> io::Error {
@@ -65,15 +97,63 @@ fn other(error: PoolError) -> io::Error {
 }
 
 impl RegionBackend {
-    pub(crate) fn new(supers: Arc<SuperStore>, offset: u64, bytes: u64) -> Self {
-        Self { supers, offset, bytes, pages: Mutex::new(BTreeMap::new()) }
+    pub(crate) fn new(supers: Arc<SuperStore>, regions: Vec<Region>) -> Self {
+        Self { supers, regions, pages: Mutex::new(BTreeMap::new()) }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.regions.iter().map(|region| region.bytes).sum()
     }
 
     fn check(&self, offset: u64, len: usize) -> io::Result<()> {
         match offset.checked_add(len as u64) {
-            Some(end) if end <= self.bytes => Ok(()),
+            Some(end) if end <= self.bytes() => Ok(()),
             _ => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "outside the metadata region")),
         }
+    }
+
+    /// Where a range is on the devices.
+    fn pieces(&self, offset: u64, len: usize) -> impl Iterator<Item = Piece> {
+        let end = offset + len as u64;
+        let mut start = 0;
+        self.regions.iter().enumerate().filter_map(move |(nth, region)| {
+            let (first, last) = (start.max(offset), (start + region.bytes).min(end));
+            let piece = (first < last).then(|| Piece {
+                region: nth,
+                at: region.offset + first - start,
+                part: (first - offset) as usize..(last - offset) as usize,
+            });
+            start += region.bytes;
+            piece
+        })
+    }
+
+    fn read_devices(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        for Piece { region, at, part } in self.pieces(offset, out.len()) {
+            self.regions[region].device.read_at(at, &mut out[part]).map_err(other)?;
+        }
+        Ok(())
+    }
+
+    /// Writes, in one submission per region.
+    fn write_devices(&self, writes: &[(u64, &[u8])], purpose: Purpose) -> io::Result<()> {
+        let mut lists: Vec<Vec<(u64, &[u8])>> = vec![Vec::new(); self.regions.len()];
+        for (offset, bytes) in writes {
+            for Piece { region, at, part } in self.pieces(*offset, bytes.len()) {
+                lists[region].push((at, &bytes[part]));
+            }
+        }
+        for (region, list) in self.regions.iter().zip(lists).filter(|(_, list)| !list.is_empty()) {
+            region.device.write_many(&list, |_| purpose).map_err(other)?;
+        }
+        Ok(())
+    }
+
+    /// Flushes the devices that these ranges are on.
+    fn flush_devices(&self, ranges: impl Iterator<Item = (u64, usize)>) -> io::Result<()> {
+        let touched: BTreeSet<usize> =
+            ranges.flat_map(|(offset, len)| self.pieces(offset, len)).map(|piece| piece.region).collect();
+        touched.into_iter().try_for_each(|region| self.regions[region].device.flush().map_err(other))
     }
 }
 
@@ -85,7 +165,7 @@ impl StorageBackend for RegionBackend {
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.check(offset, out.len())?;
         let pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        self.supers.device.read_at(self.offset + offset, out).map_err(other)?;
+        self.read_devices(offset, out)?;
         let end = offset + out.len() as u64;
         for (page, bytes) in pages.range(offset / BLOCK..end.div_ceil(BLOCK)) {
             let start = page * BLOCK;
@@ -103,7 +183,7 @@ impl StorageBackend for RegionBackend {
         if len <= old {
             return Ok(());
         }
-        if len > self.bytes {
+        if len > self.bytes() {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "the metadata region of the pool is full"));
         }
         // New space must read as zeroes.
@@ -111,11 +191,10 @@ impl StorageBackend for RegionBackend {
         let mut at = old;
         while at < len {
             let step = (len - at).min(1 << 20);
-            let write = (self.offset + at, &zeroes.as_slice()[..step as usize]);
-            self.supers.device.write_many(&[write], |_| Purpose::Prepare).map_err(other)?;
+            self.write_devices(&[(at, &zeroes.as_slice()[..step as usize])], Purpose::Prepare)?;
             at += step;
         }
-        self.supers.device.flush().map_err(other)?;
+        self.flush_devices(std::iter::once((old, (len - old) as usize)))?;
         self.supers.update(|sb| sb.meta_len = len).map_err(other)
     }
 
@@ -124,10 +203,9 @@ impl StorageBackend for RegionBackend {
         if pages.is_empty() {
             return Ok(());
         }
-        let writes: Vec<(u64, &[u8])> =
-            pages.iter().map(|(page, bytes)| (self.offset + page * BLOCK, &bytes[..])).collect();
-        self.supers.device.write_many(&writes, |_| Purpose::Checkpoint).map_err(other)?;
-        self.supers.device.flush().map_err(other)?;
+        let writes: Vec<(u64, &[u8])> = pages.iter().map(|(page, bytes)| (page * BLOCK, &bytes[..])).collect();
+        self.write_devices(&writes, Purpose::Checkpoint)?;
+        self.flush_devices(writes.iter().map(|(offset, bytes)| (*offset, bytes.len())))?;
         pages.clear();
         Ok(())
     }
@@ -146,7 +224,7 @@ impl StorageBackend for RegionBackend {
                     std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
                     std::collections::btree_map::Entry::Vacant(entry) => {
                         let mut bytes = vec![0; BLOCK as usize].into_boxed_slice();
-                        self.supers.device.read_at(self.offset + page * BLOCK, &mut bytes).map_err(other)?;
+                        self.read_devices(page * BLOCK, &mut bytes)?;
                         entry.insert(bytes)
                     }
                 };

@@ -5,7 +5,7 @@
 mod backend;
 mod redb_store;
 
-pub(crate) use backend::{SuperStore, region_len};
+pub(crate) use backend::{SuperStore, region_len, regions};
 pub(crate) use redb_store::RedbStore;
 
 use crate::error::Result;

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{Database, ReadableDatabase, TableDefinition, TableError};
 
-use super::backend::{RegionBackend, SuperStore};
+use super::backend::{Region, RegionBackend, SuperStore};
 use super::{Change, MetaStore, Pair};
 use crate::error::{PoolError, Result};
 
@@ -35,10 +35,10 @@ fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 impl RedbStore {
-    /// Opens the store in a region of a device, or makes it when the region is empty (its length is 0).
-    pub(crate) fn open(supers: Arc<SuperStore>, offset: u64, bytes: u64) -> Result<Self> {
+    /// Opens the store in these regions, or makes it when they are empty (its length, which `supers` remembers, is 0).
+    pub(crate) fn open(supers: Arc<SuperStore>, regions: Vec<Region>) -> Result<Self> {
         guarded(|| {
-            let backend = RegionBackend::new(supers, offset, bytes);
+            let backend = RegionBackend::new(supers, regions);
             let db = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(error)?;
             Ok(Self { db: RwLock::new(Some(db)) })
         })

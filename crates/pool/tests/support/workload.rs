@@ -31,6 +31,8 @@ pub fn options() -> OpenOptions {
 /// A pool under test and what it must hold.
 pub struct Workload {
     pub disks: SimDisks,
+    /// How many of the disks are the pool's.
+    pub given: usize,
     pub pool: Option<Pool>,
     pub rng: Rng,
     pub lives: Vec<Life>,
@@ -40,7 +42,8 @@ pub struct Workload {
 
 impl Workload {
     pub fn new(disks: SimDisks, pool: Pool, seed: u64) -> Self {
-        Self { disks, pool: Some(pool), rng: Rng::new(seed), lives: Vec::new(), next_life: 1, next_tag: 1 }
+        let given = disks.devices().len();
+        Self { disks, given, pool: Some(pool), rng: Rng::new(seed), lives: Vec::new(), next_life: 1, next_tag: 1 }
     }
 
     fn pool(&self) -> Pool {
@@ -247,9 +250,15 @@ impl Workload {
     }
 
     fn reopen(&mut self) {
+        self.close();
+        let mut devices = self.disks.devices();
+        devices.truncate(self.given);
+        self.pool = Some(Pool::open_on(devices, options()).unwrap());
+    }
+
+    pub fn close(&mut self) {
         self.pool.take().unwrap().close().unwrap();
         self.checkpointed();
-        self.pool = Some(Pool::open_on(self.disks.devices(), options()).unwrap());
     }
 
     /// Compares everything with the model, as it must be now.
