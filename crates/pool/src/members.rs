@@ -107,25 +107,24 @@ impl Members {
     /// is of this pool and has an index that is wanted, but the pool's data is on the other one.
     fn check_roster(&self, pool: PoolId) -> Result<()> {
         let ids = self.ids();
-        let stray = |at: usize| {
-            let why = format!(
-                "its label is older than the others': pool {pool} has grown since, with another device as number {at}. \
-                 Give that one instead"
-            );
-            Err(PoolError::BadLabel { device: self.devices[at].name.clone(), why })
-        };
-        for (at, label) in self.labels.iter().enumerate() {
+        let count = ids.len();
+        let fits = |label: &Label| {
             // A pool grows by one device at a time: who is further behind was not there.
-            if usize::from(label.devices) + 1 < ids.len() {
-                return stray(at);
-            }
+            let behind = usize::from(label.devices) + 1 < count;
+            let known = label.roster == 0 || label.roster == roster(&ids[..usize::from(label.devices)]);
+            !behind && known
+        };
+        if self.labels.iter().all(fits) {
+            return Ok(());
         }
-        for label in self.labels.iter().filter(|label| label.roster != 0) {
-            if roster(&ids[..usize::from(label.devices)]) != label.roster {
-                return stray(usize::from(label.devices) - 1);
-            }
-        }
-        Ok(())
+        // Its label is still the one that it began with, and it came before others that are like that.
+        let began = |label: &&Label| label.index > 0 && label.devices == label.index + 1;
+        let at = self.labels.iter().find(began).map_or(count - 1, |label| usize::from(label.index));
+        let why = format!(
+            "its label does not fit the others': pool {pool} has grown with another device as number {at}. \
+             Give that one instead"
+        );
+        Err(PoolError::BadLabel { device: self.devices[at].name.clone(), why })
     }
 }
 
