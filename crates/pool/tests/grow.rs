@@ -142,6 +142,13 @@ fn growth(seed: u64, seen: &mut Seen) {
     let all: Vec<usize> = (0..old + new).rev().collect();
     let disks = disks(old + new, 66 + 20 * (seed % 3));
     let before: Vec<usize> = (0..old).collect();
+    // Half of them are sparse files, which are prepared first.
+    let sparse = |disks: &SimDisks| {
+        if seed / 16 % 2 == 1 {
+            disks.set_host_limit(1 << 40);
+        }
+    };
+    sparse(&disks);
     // Some of the new devices have room for metadata.
     let growth = PoolConfig { meta_bytes: Some(META + MIB * (seed / 4 % 2)), ..config(&[]) };
     let start = |disks: &SimDisks| Pool::open_or_create_on(some(disks, &all), &growth, options());
@@ -167,6 +174,7 @@ fn growth(seed: u64, seen: &mut Seen) {
         work.disks.record();
     }
     let disks = work.disks.clone();
+    sparse(&disks);
     let pool = start(&disks).unwrap();
     assert!(pool.id() == id && pool.stats().capacity_bytes >= capacity + new as u64 * 66 * 4096);
     let grown = (disks.events(), pool.stats().capacity_bytes);
@@ -183,6 +191,7 @@ fn growth(seed: u64, seen: &mut Seen) {
         |n| fate.below(n),
         |point, after| {
             seen.points += 1;
+            sparse(&after);
             let check = |pool: Pool| -> Result<Pool, String> {
                 if pool.id() != id {
                     return Err(String::from("another pool"));
@@ -199,6 +208,7 @@ fn growth(seed: u64, seen: &mut Seen) {
             let mut run = || -> Result<(), String> {
                 // Without the new devices: whole, or refused.
                 let left = after.copy();
+                sparse(&left);
                 match open_on(&left, &before) {
                     Ok(pool) => {
                         seen.whole_without += 1;
@@ -256,7 +266,7 @@ fn a_growth_that_was_interrupted_anywhere_loses_nothing_and_is_finished() {
     let setting = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let seeds = match setting("CRASH_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..setting("CRASH_SEEDS").unwrap_or(64),
+        None => 0..setting("CRASH_SEEDS").unwrap_or(32),
     };
     let single = seeds.end - seeds.start == 1;
     let mut seen = Seen::default();
@@ -265,7 +275,7 @@ fn a_growth_that_was_interrupted_anywhere_loses_nothing_and_is_finished() {
     }
     println!("{seen:?}");
     assert!(seen.violations.is_empty(), "{}", seen.violations.join("\n\n"));
-    assert!(single || (seen.whole_without > 100 && seen.missing > 100 && seen.points > 1000), "{seen:?}");
+    assert!(single || (seen.whole_without > 50 && seen.missing > 100 && seen.points > 1000), "{seen:?}");
 }
 
 /// The pool began to grow by a device, was started without it, and grew by another one. The first device has a good label.
