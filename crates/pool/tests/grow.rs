@@ -158,7 +158,7 @@ fn growth(seed: u64, seen: &mut Seen) {
     for _ in 0..rng.below(200) {
         work.step();
     }
-    let clean = seed % 3 > 0;
+    let clean = !seed.is_multiple_of(3);
     let capacity = work.pool.as_ref().unwrap().stats().capacity_bytes;
     if clean {
         work.close();
