@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ballast_pool::DeviceConfig;
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{CrdsArgs, UninstallArgs};
+use crate::commands::{CheckArgs, CrdsArgs, UninstallArgs};
 use crate::logging::LogFormat;
 use crate::memory::parse_cache;
 use crate::names::VolumeName;
@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Ndm(NdmArgs),
     /// Print the definitions of the Kubernetes objects, or install them
     Crds(CrdsArgs),
+    /// Say whether the installation in a cluster works, part by part (the chart's test)
+    Check(CheckArgs),
     /// Fail while the cluster holds volumes or pools (run by the chart before it is uninstalled)
     UninstallCheck(UninstallArgs),
     /// Delete what is left in the API of a cluster without volumes and pools (run by the chart after it is uninstalled)

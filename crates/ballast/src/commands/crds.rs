@@ -121,7 +121,7 @@ fn is_ours(existing: Option<&CustomResourceDefinition>) -> bool {
     existing.is_none_or(|crd| crd.labels().get(PART_OF.0).is_some_and(|value| value == PART_OF.1))
 }
 
-fn is_served(crd: &CustomResourceDefinition) -> bool {
+pub(super) fn is_served(crd: &CustomResourceDefinition) -> bool {
     let conditions = crd.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     conditions.iter().any(|condition| condition.type_ == "Established" && condition.status == "True")
 }

@@ -2,6 +2,7 @@
 
 mod address;
 mod causes;
+mod check;
 mod crds;
 #[cfg(test)]
 mod fake_server;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use ballast_kubeutil::Stop;
 use ballast_kubeutil::lease::{Ended, LeaseOptions, lead};
+pub(crate) use check::CheckArgs;
 pub(crate) use crds::CrdsArgs;
 pub(crate) use uninstall::UninstallArgs;
 
@@ -56,6 +58,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Provisioner(args) => small_runtime(provisioner::run(args)),
         Command::Target(TargetCommand::Serve(args)) => big_runtime(args.runtime, target_serve::run(args)),
         Command::Crds(args) => small_runtime(crds::run(args)),
+        Command::Check(args) => small_runtime(check::run(args)),
         Command::UninstallCheck(args) => small_runtime(uninstall::check(args)),
         Command::UninstallClean(args) => small_runtime(uninstall::clean(args)),
         Command::Ndm(args) => ndm::run(args),
