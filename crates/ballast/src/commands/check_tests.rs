@@ -76,9 +76,9 @@ async fn each_part_that_is_away_is_told() {
     assert!(told.len() == 1 && told[0].contains("nobody holds its lease"), "{told:?}");
 
     let two_of_three = |path: &str| {
-        let mut sets = good(path)?;
+        let mut sets = path.ends_with("daemonsets").then(|| good(path))??;
         sets["items"][0]["status"]["numberReady"] = json!(2);
-        path.ends_with("daemonsets").then_some(sets)
+        Some(sets)
     };
     let told = failures(two_of_three).await;
     assert!(told.len() == 1 && told[0].contains("2 of 3 are ready"), "{told:?}");
@@ -87,9 +87,9 @@ async fn each_part_that_is_away_is_told() {
     assert!(told.len() == 1 && told[0].contains("no device can be used"), "{told:?}");
 
     let degraded = |path: &str| {
-        let mut volumes = good(path)?;
+        let mut volumes = path.ends_with("cstorvolumes").then(|| good(path))??;
         volumes["items"][0]["status"] = json!({"phase": "Degraded", "message": "2 of 3 replicas are healthy"});
-        path.ends_with("cstorvolumes").then_some(volumes)
+        Some(volumes)
     };
     let told = failures(degraded).await;
     assert_eq!(told, ["0 of 1 volumes are healthy: v is Degraded (2 of 3 replicas are healthy)"]);
