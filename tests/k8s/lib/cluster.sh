@@ -92,6 +92,7 @@ cluster_down() {
 cluster_sweep() {
   local note owner state
   for note in "$K8S_CACHE"/running/*; do
+    [ -e "$note" ] || continue
     read -r owner state <"$note" 2>/dev/null || continue
     if grep -qa 'k8s/run\|\./run' "/proc/$owner/cmdline" 2>/dev/null; then continue; fi
     if [ -e "$state/env" ]; then
