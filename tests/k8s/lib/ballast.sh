@@ -49,6 +49,11 @@ YAML
 devices_are_there() { # count
   [ "$(kubectl -n $SPACE get blockdevices -o name | wc -l)" -ge "$1" ]
 }
+devices_are_free() { # none claimed, none with a pool's label left
+  local taken
+  taken=$(kubectl -n $SPACE get blockdevices -o json | jq -c '.items[] | select(.status.claimState != "Unclaimed" or (.status.poolID // "") != "") | [.metadata.name, .status]')
+  [ -z "$taken" ] || { echo "not free: $taken"; return 1; }
+}
 pools_are_healthy() { # count: exactly so many, all of them
   kubectl get cstorpools -o json |
     jq -e --argjson count "$1" '[.items[].status.phase] | length == $count and all(. == "Healthy")' >/dev/null ||

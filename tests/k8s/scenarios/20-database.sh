@@ -153,4 +153,5 @@ check "its claim goes" kubectl delete pvc database --wait --timeout=60s
 eventually 60 "nothing is left of the volume" nothing_is_left_of_volumes
 eventually 30 "its blocks are free" pools_are_empty
 check "class and pools go" kubectl delete storageclass/database storagepoolclaim/database --wait --timeout=120s
+eventually 90 "their devices are wiped and free" devices_are_free
 check "uninstall" uninstall_ballast
