@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::StorageBackend;
@@ -78,6 +79,9 @@ pub(crate) struct RegionBackend {
     /// Remembers the length.
     supers: Arc<SuperStore>,
     regions: Vec<Region>,
+    /// The length that redb has set. That in the superblock is the longest that it ever had; a store that is opened begins
+    /// with that, and redb lays itself out anew in it.
+    len: AtomicU64,
     /// Pages written since the last sync.
     pages: Mutex<BTreeMap<u64, Box<[u8]>>>,
 }
@@ -98,7 +102,8 @@ fn other(error: PoolError) -> io::Error {
 
 impl RegionBackend {
     pub(crate) fn new(supers: Arc<SuperStore>, regions: Vec<Region>) -> Self {
-        Self { supers, regions, pages: Mutex::new(BTreeMap::new()) }
+        let len = AtomicU64::new(supers.get().meta_len);
+        Self { supers, regions, len, pages: Mutex::new(BTreeMap::new()) }
     }
 
     fn bytes(&self) -> u64 {
@@ -159,7 +164,7 @@ impl RegionBackend {
 
 impl StorageBackend for RegionBackend {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.supers.get().meta_len)
+        Ok(self.len.load(Ordering::Acquire))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -176,11 +181,15 @@ impl StorageBackend for RegionBackend {
         Ok(())
     }
 
-    /// Grows only. Where redb would give space back it gets to keep it: the free-page state that it saved with the
-    /// commit is that of the longer store, and redb 4.5 cannot load it into a shorter one after a crash.
+    /// The region itself grows only: the free-page state that redb saved with a commit is that of the store before it gave
+    /// space back, and redb 4.5 cannot load it into a shorter one after a crash. But redb must find the length that it set:
+    /// it takes growth to less than the length for a truncation, and panics when pages are being written.
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let old = self.supers.get().meta_len;
+        let old = self.len.load(Ordering::Acquire);
         if len <= old {
+            // What was written behind the end is gone.
+            self.pages.lock().unwrap_or_else(PoisonError::into_inner).split_off(&len.div_ceil(BLOCK));
+            self.len.store(len, Ordering::Release);
             return Ok(());
         }
         if len > self.bytes() {
@@ -195,7 +204,11 @@ impl StorageBackend for RegionBackend {
             at += step;
         }
         self.flush_devices(std::iter::once((old, (len - old) as usize)))?;
-        self.supers.update(|sb| sb.meta_len = len).map_err(other)
+        if len > self.supers.get().meta_len {
+            self.supers.update(|sb| sb.meta_len = len).map_err(other)?;
+        }
+        self.len.store(len, Ordering::Release);
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {

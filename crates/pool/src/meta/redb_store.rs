@@ -107,3 +107,52 @@ impl MetaStore for RedbStore {
         let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ballast_api::PoolId;
+
+    use super::*;
+    use crate::format::superblock::{Owner, Superblock};
+    use crate::io::PoolDevice;
+    use crate::sim::SimDisks;
+
+    const REGION: u64 = 33 << 20;
+
+    fn key(number: u32) -> Vec<u8> {
+        number.to_be_bytes().to_vec()
+    }
+
+    /// redb gives space back commit by commit, and takes some of it again in the middle of a large one.
+    #[test]
+    fn a_store_that_shrank_grows_again() {
+        let disks = SimDisks::new(&[64 << 20]);
+        let device = Arc::new(PoolDevice::new(disks.devices().remove(0)));
+        let superblock = Superblock {
+            pool: PoolId::random(),
+            generation: 0,
+            incarnation: 0,
+            clean: true,
+            prepared: 0,
+            meta_len: 0,
+            owner: Owner::default(),
+        };
+        let supers = Arc::new(SuperStore::new(device, superblock));
+        for round in 0..3_u8 {
+            let region = Region { device: Arc::clone(&supers.device), offset: 1 << 20, bytes: REGION };
+            let store = RedbStore::open(Arc::clone(&supers), vec![region]).unwrap();
+            for number in [6000, 300, 3000] {
+                let value = |number: u32| [round; 1000].map(|byte| byte ^ number.to_be_bytes()[3]).to_vec();
+                store.commit((0..number).map(|n| Change::Put(key(n), value(n))).collect()).unwrap();
+                let all = store.scan(&key(0), &key(u32::MAX), usize::MAX).unwrap();
+                assert!(all.iter().zip(0..number).all(|(pair, n)| *pair == (key(n), value(n))));
+                assert_eq!(all.len(), number as usize);
+                store.commit((0..number).map(|n| Change::Delete(key(n))).collect()).unwrap();
+                for _ in 0..20 {
+                    store.commit(vec![Change::Put(key(u32::MAX), vec![round])]).unwrap();
+                }
+            }
+            store.close();
+        }
+    }
+}
