@@ -38,6 +38,14 @@ impl By {
     }
 }
 
+/// Whether `generateName` may be this: a name in itself, but for a dash at the end.
+fn begins_a_name(prefix: &str) -> bool {
+    let outside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    prefix.strip_suffix('-').unwrap_or(prefix).split('.').all(|label| {
+        label.starts_with(outside) && label.ends_with(outside) && label.chars().all(|c| outside(c) || c == '-')
+    })
+}
+
 impl Store {
     /// POST.
     pub(crate) fn create(
@@ -50,7 +58,14 @@ impl Store {
         let meta = &body["metadata"];
         let name = match (meta["name"].as_str(), meta["generateName"].as_str()) {
             (Some(name), _) if !name.is_empty() => name.to_owned(),
-            (_, Some(prefix)) if !prefix.is_empty() => format!("{prefix}{}", self.random.suffix()),
+            (_, Some(prefix)) if !prefix.is_empty() => {
+                if !begins_a_name(prefix) {
+                    let why =
+                        format!("metadata.generateName: Invalid value: \"{prefix}\": a lowercase RFC 1123 subdomain");
+                    return Err(ApiError::invalid(&kind.words(), prefix, &why));
+                }
+                format!("{prefix}{}", self.random.suffix())
+            }
             _ => {
                 return Err(ApiError::invalid(
                     &kind.words(),

@@ -52,6 +52,7 @@ async fn create_read_replace_delete() {
     let (one, two) = (map("", generated.clone()), map("", generated));
     let (one, two) = (maps.create(&post, &one).await.unwrap(), maps.create(&post, &two).await.unwrap());
     assert!(one.name_any().starts_with("g-") && one.name_any().len() == 7 && one.name_any() != two.name_any());
+    assert_eq!(code(maps.create(&post, &map("", json!({"metadata": {"generateName": "g."}}))).await), 422);
 
     let mut first = made.clone();
     first.data.as_mut().unwrap().insert("k".into(), "2".into());

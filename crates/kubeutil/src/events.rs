@@ -111,7 +111,8 @@ impl Reporter {
         // Short enough for a name, whatever the object's is.
         let about: String = about.chars().take(200).collect();
         let metadata = ObjectMeta {
-            generate_name: Some(format!("{}.", about.trim_end_matches(['.', '-']))),
+            // The API server wants what could be a name, but for a dash at the end.
+            generate_name: Some(format!("{}-", about.trim_end_matches(['.', '-']))),
             namespace: Some(namespace),
             ..ObjectMeta::default()
         };
