@@ -228,6 +228,25 @@ async fn what_is_released_is_wiped_and_only_that() {
     ndm.stop().await;
 }
 
+/// A pool that goes gives its devices back while its process still stops.
+#[tokio::test(start_paused = true)]
+async fn a_device_is_wiped_soon_after_its_pool_has_ended() {
+    let mut fake = Fake::new();
+    fake.add(disk("vdb", GIB));
+    let sim = cluster(&["n1"]);
+    let ndm = start(&sim, "n1", &fake);
+    let name = wait_at(&sim, "n1", "/dev/vdb", |object| claim(object) == "Unclaimed").await.name_any();
+    label(&fake.path("dev/vdb"));
+    let open = ballast_pool::Pool::open(&[fake.path("dev/vdb")], Default::default()).unwrap();
+    operator(&sim, &name, "Released").await;
+    wait_at(&sim, "n1", "/dev/vdb", |object| message(object).contains("in use by")).await;
+    open.close().unwrap();
+    let ended = tokio::time::Instant::now();
+    wait_at(&sim, "n1", "/dev/vdb", |object| claim(object) == "Unclaimed").await;
+    assert!(ended.elapsed() < Duration::from_secs(10), "after {:?}", ended.elapsed());
+    ndm.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_disk_moves_and_two_nodes_do_not_quarrel() {
     let wwn = |name| Disk { attributes: vec![("device/wwid", "naa.5000c500a1b2c3d4")], ..disk(name, GIB) };

@@ -1,10 +1,12 @@
 //! `ballast uninstall-check` and `ballast uninstall-clean`: what the chart runs before and after it is uninstalled.
 //!
 //! Without the operator nobody serves a volume and no finalizer is ever taken away, so the check refuses while there is
-//! anything that holds data. The clean-up removes what the parts wrote into the API at run time and nobody keeps true
+//! anything that holds data. Without the node disk manager nobody wipes what deleted pools gave back, and a later installation
+//! takes such devices for those of pools, so the check waits for that. The clean-up removes what the parts wrote into the API at run time and nobody keeps true
 //! any more, and does nothing at all while there is data. Definitions stay: deleting one deletes its objects.
 
 use std::fmt::{Debug, Write as _};
+use std::time::Duration;
 
 use ballast_api::k8s::{BlockDevice, CStorPool, CStorVolume, Disk, StoragePoolClaim, labels};
 use clap::Args;
@@ -14,6 +16,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep};
 
 use super::causes::with_causes;
 use crate::output::progress;
@@ -24,6 +27,11 @@ const NAMES_SHOWN: usize = 20;
 const MADE_BY_US: &str = "app.kubernetes.io/managed-by in (ballast-operator, ballast-provisioner)";
 /// Leases of the parts begin with this.
 const OUR_LEASES: &str = "ballast-";
+/// Devices that are to be wiped are waited for so long: the process of a pool may take 30 s to end. Twice this is less than the
+/// time that the chart gives its Job.
+const WIPED_WITHIN: Duration = Duration::from_secs(75);
+/// Between two looks at them.
+const LOOK: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(crate) struct UninstallArgs {
@@ -97,6 +105,42 @@ impl Holders {
     }
 }
 
+/// Devices that deleted pools gave back and that are not wiped yet, with what hinders it.
+async fn unwiped(client: &Client, namespace: &str) -> Result<Vec<String>, UninstallError> {
+    let devices: Vec<BlockDevice> = list(&Api::namespaced(client.clone(), namespace), "").await?;
+    let unwiped = |device: &BlockDevice| {
+        let status = device.status.as_ref().filter(|status| status.claim_state == "Released")?;
+        let why = status.message.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+        Some(format!("{} on {}{why}", device.name_any(), device.spec.node_attributes.node_name))
+    };
+    Ok(devices.iter().filter_map(unwiped).collect())
+}
+
+/// Waits until the node disk managers have wiped what deleted pools gave back.
+async fn wait_for_wipes(client: &Client, namespace: &str) -> Result<(), UninstallError> {
+    let begun = Instant::now();
+    let mut said = false;
+    loop {
+        let devices = unwiped(client, namespace).await?;
+        if devices.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() >= WIPED_WITHIN {
+            return Err(UninstallError::Data(format!(
+                "devices of deleted pools are not wiped yet, and nobody would do it after the uninstallation:\n  {}\n\
+                 Uninstall again when they are Unclaimed: kubectl get blockdevices -n {namespace}. To leave one as it is, \
+                 for example on a node that does not come back: kubectl delete blockdevice NAME -n {namespace}",
+                devices.join("\n  ")
+            )));
+        }
+        if !said {
+            progress(&format!("waiting until {} devices of deleted pools are wiped", devices.len()));
+            said = true;
+        }
+        sleep(LOOK).await;
+    }
+}
+
 /// `pvc-... (claim namespace/name)`
 fn volume_and_claim(volume: &CStorVolume) -> String {
     let label = |key: &str| volume.labels().get(key).map(String::as_str);
@@ -145,6 +189,7 @@ async fn check_with(client: &Client, namespace: &str) -> Result<(), UninstallErr
     if !holders.is_empty() {
         return Err(UninstallError::Data(holders.refusal()));
     }
+    wait_for_wipes(client, namespace).await?;
     progress("no volumes and no pools: nothing is lost by uninstalling");
     Ok(())
 }

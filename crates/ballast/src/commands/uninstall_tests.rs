@@ -1,3 +1,6 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use serde_json::{Value, json};
 
 use super::super::fake_server::server;
@@ -81,4 +84,33 @@ async fn what_the_parts_wrote_is_deleted_and_nothing_else() {
     clean_with(&client, "openebs").await.unwrap();
     let names: Vec<_> = calls.of("DELETE").iter().map(|path| plural(path).to_owned()).collect();
     assert_eq!(names, ["blockdevice-1", "disk-1", "ballast-peers", "ballast-operator"]);
+}
+
+/// A cluster with one device of a deleted pool, which is wiped at the look of this number.
+fn device_wiped_at(look: u32) -> (Client, Arc<AtomicU32>) {
+    let looks = Arc::new(AtomicU32::new(0));
+    let counted = looks.clone();
+    let (client, _) = server(move |_, path| {
+        if plural(path) != "blockdevices" {
+            return listed(&[]);
+        }
+        let wiped = counted.fetch_add(1, Ordering::Relaxed) + 1 >= look;
+        let mut device = named("BlockDevice", "sparse-1", &json!({"nodeAttributes": {"nodeName": "n1"}}));
+        let state = if wiped { "Unclaimed" } else { "Released" };
+        device["status"] = json!({"claimState": state, "state": "Active", "message": "not wiped: in use by p1"});
+        listed(&[device])
+    });
+    (client, looks)
+}
+
+#[tokio::test(start_paused = true)]
+async fn devices_that_are_to_be_wiped_are_waited_for() {
+    let (client, looks) = device_wiped_at(5);
+    check_with(&client, "openebs").await.unwrap();
+    assert_eq!(looks.load(Ordering::Relaxed), 5);
+    let (client, _) = device_wiped_at(u32::MAX);
+    let begun = Instant::now();
+    let text = check_with(&client, "openebs").await.unwrap_err().to_string();
+    assert!(text.contains("sparse-1 on n1: not wiped: in use by p1") && text.contains("delete blockdevice"), "{text}");
+    assert!(begun.elapsed() < WIPED_WITHIN + LOOK * 2);
 }

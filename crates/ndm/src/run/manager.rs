@@ -39,8 +39,10 @@ pub(super) struct Manager {
     devices: Cache<BlockDevice>,
     disks: Cache<Disk>,
     scan: Option<Scan>,
-    /// Devices that were given back. What kept one from being wiped is tried again at the next full look.
+    /// Devices that were given back. What kept one from being wiped is tried again soon, because mostly its pool has only to
+    /// end first, then ever later: when, and after how long.
     wipes: Wipes,
+    wipe_again: Option<(Instant, Duration)>,
     /// Other nodes: when they were asked for, and whether they are gone.
     nodes: BTreeMap<String, (Instant, bool)>,
     /// What was written last and the version that it left: the same write again would change nothing.
@@ -58,6 +60,7 @@ impl Manager {
             disks: Cache::new(),
             scan: None,
             wipes: Wipes::default(),
+            wipe_again: None,
             nodes: BTreeMap::new(),
             written: HashMap::new(),
             retry: None,
@@ -83,9 +86,18 @@ impl Manager {
         self.retry.map(|(at, _)| at)
     }
 
+    /// When what could not be wiped is due again.
+    pub(super) fn wipe_again_at(&self) -> Option<Instant> {
+        self.wipe_again.map(|(at, _)| at)
+    }
+
     /// What could not be wiped is tried again.
     pub(super) fn try_again(&mut self) {
         self.wipes.trouble.clear();
+        self.wipe_again = self.wipe_again.map(|(_, wait)| {
+            let wait = (wait * 2).min(LAST_RETRY);
+            (Instant::now() + wait, wait)
+        });
     }
 
     pub(super) async fn step(&mut self, look: bool) -> Step {
@@ -113,6 +125,10 @@ impl Manager {
             Ok(wiped) => {
                 self.retry = None;
                 step.look_again |= wiped;
+                self.wipe_again = match self.wipes.trouble.is_empty() {
+                    true => None,
+                    false => self.wipe_again.or(Some((Instant::now() + FIRST_RETRY, FIRST_RETRY))),
+                };
             }
             Err(error) => {
                 let wait = self.retry.map_or(FIRST_RETRY, |(_, wait)| (wait * 2).min(LAST_RETRY));

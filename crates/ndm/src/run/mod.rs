@@ -63,6 +63,7 @@ async fn manage(client: kube::Client, options: Options, mut shutdown: BoxFuture<
     let mut manager = Manager::new(cluster, node, scanner);
     loop {
         let wake = manager.retry_at();
+        let wipe = manager.wipe_again_at();
         let due = debounce.due().map(Instant::from_std);
         let mut look = false;
         tokio::select! {
@@ -81,6 +82,10 @@ async fn manage(client: kube::Client, options: Options, mut shutdown: BoxFuture<
             },
             () = at(due) => look = true,
             () = at(wake) => {}
+            () = at(wipe) => {
+                manager.try_again();
+                look = true;
+            }
             _ = rescan.tick() => {
                 manager.try_again();
                 look = true;
