@@ -10,6 +10,7 @@ use ballast_api::k8s::device::BlockDevice;
 use ballast_api::k8s::labels;
 use ballast_api::k8s::pool::CStorPool;
 use ballast_api::k8s::volume::CStorVolume;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -165,6 +166,33 @@ async fn pools_are_extended_by_editing_the_claim_one_after_the_other() {
     assert_eq!(seen, [0, 1, 2, 3], "{}", cluster.dump());
     assert_eq!((cluster.pools().len(), cluster.world.replica_count()), (3, 3));
     assert_eq!(cluster.phase("pvc-1"), "Healthy");
+    operator.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_restarts_one_pool_after_the_other() {
+    let (mut cluster, operator) = cluster(8, 3).await;
+    operator.stop().await;
+    cluster.image = String::from("ballast:2");
+    let away = pools_of(&cluster, "pvc-1")[0].clone();
+    cluster.world.stop(&away);
+    let operator = cluster.start();
+    let new = |c: &Cluster, names: &[String]| {
+        let image = |name: &String| {
+            let deployment = c.sim.get::<Deployment>(NAMESPACE, name).unwrap();
+            deployment.spec.template.spec.unwrap().containers[0].image.clone().unwrap()
+        };
+        names.iter().filter(|name| image(name) == "ballast:2").count()
+    };
+    // While one is away no other is restarted; the one that does not run anyway is changed at once.
+    let others: Vec<String> = pools_of(&cluster, "pvc-1").into_iter().filter(|name| *name != away).collect();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((new(&cluster, std::slice::from_ref(&away)), new(&cluster, &others)), (1, 0));
+    cluster.world.restart(&away);
+    cluster.until("the next one is restarted", |c| new(c, &others) == 1).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(new(&cluster, &others), 1, "the trouble of a restart shows first");
+    cluster.until("all are", |c| new(c, &others) == 2).await;
     operator.stop().await;
 }
 

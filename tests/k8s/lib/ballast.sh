@@ -46,6 +46,23 @@ spec:
 YAML
 }
 
+mounting_pod() { # name claim: a pod on uml1, whose kernel mounts the volume at /data
+  cat <<YAML
+apiVersion: v1
+kind: Pod
+metadata: {name: $1, namespace: default}
+spec:
+  nodeName: uml1
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: $1
+    image: busybox:test
+    command: [sleep, '100000']
+    volumeMounts: [{name: data, mountPath: /data}]
+  volumes: [{name: data, persistentVolumeClaim: {claimName: $2}}]
+YAML
+}
+
 devices_are_there() { # count
   [ "$(kubectl -n $SPACE get blockdevices -o name | wc -l)" -ge "$1" ]
 }
@@ -59,7 +76,7 @@ pools_are_healthy() { # count: exactly so many, all of them
     jq -e --argjson count "$1" '[.items[].status.phase] | length == $count and all(. == "Healthy")' >/dev/null ||
     { kubectl get cstorpools; return 1; }
 }
-# What is allocated in each pool. Without volumes it is a number of bytes, exact.
+# What is allocated in each pool, in three digits; below 1 KiB in bytes.
 pools_allocate() { kubectl get cstorpools -o json | jq -c '[.items[] | {(.metadata.name): .status.capacity.used}] | add'; }
 pools_allocate_only() { # what pools_allocate said
   local now

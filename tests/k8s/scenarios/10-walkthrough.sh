@@ -1,15 +1,7 @@
 #!/usr/bin/env bash
 # The walkthrough of cStor's users, with their manifests: install, claim pools, claim a volume, write, lose the pod, read.
 source "$K8S_LIB/scenario.sh"
-
-readonly SPACE=openebs
-
-install_chart() {
-  kubectl create namespace $SPACE || true
-  helm upgrade --install openebs charts/ballast --namespace $SPACE --wait --timeout 3m \
-    --set image.repository=ballast --set image.tag=test --set image.pullPolicy=IfNotPresent \
-    --set ndm.sparse.size=2147483648 --set operator.replicaGracePeriod=30
-}
+source "$K8S_LIB/ballast.sh"
 
 stateful_set() {
   cat <<YAML
@@ -39,10 +31,6 @@ spec:
 YAML
 }
 
-healthy_pools() { # count
-  kubectl get cstorpools -o json |
-    jq -e --argjson count "$1" '[.items[] | select(.status.phase == "Healthy")] | length == $count'
-}
 columns() { # resource, wanted header
   kubectl get "$1" | sed -n '1{s/ \{1,\}/ /g;s/ $//;p}' | grep -Fx "$2"
 }
@@ -54,33 +42,25 @@ describes() { # text: in the description of the persistent volume
   kubectl describe pv "$(volume)" | tr -s ' ' | grep -F -- "$1"
 }
 volume_is() { # phase
-  [ "$(kubectl -n $SPACE get cstorvolume "$(volume)" -o 'jsonpath={.status.phase}')" = "$1" ]
+  [ "$(kubectl -n "$SPACE" get cstorvolume "$(volume)" -o 'jsonpath={.status.phase}')" = "$1" ]
 }
-nothing_left() {
-  local left
-  left=$(kubectl -n $SPACE get cstorvolumes,cstorvolumereplicas -o name; kubectl get pv -o name
-    kubectl -n $SPACE get deployments,services,configmaps -o name | grep pvc-)
-  [ -z "$left" ] || { echo "left: $left"; return 1; }
-}
-pools_are_empty() {
-  kubectl get cstorpools -o json | jq -e 'all(.items[]; (.status.replicas // 0) == 0)'
-}
+no_pool_is_left() { [ -z "$(kubectl get cstorpools -o name)" ]; }
 
-check "the chart installs" install_chart
-eventually 60 "a device on each node" bash -c "[ \$(kubectl -n $SPACE get blockdevices -o name | wc -l) -ge 3 ]"
-check "the claim is accepted as it is" kubectl apply --validate=strict -f examples/storagepoolclaim-sparse.yaml
-eventually 120 "three pool pods run" pods_are_ready $SPACE app=cstor-pool 3
-eventually 60 "three pools are healthy" healthy_pools 3
+check "the chart installs" install_ballast --set operator.replicaGracePeriod=30
+eventually 60 "a device on each node" devices_are_there 3
+check "the claim is accepted as it is" kubectl apply --validate=strict -f "$K8S_DIR/../../examples/storagepoolclaim-sparse.yaml"
+eventually 120 "three pool pods run" pods_are_ready "$SPACE" app=cstor-pool 3
+eventually 60 "three pools are healthy" pools_are_healthy 3
 check "the columns of cstorpools" columns cstorpools "NAME ALLOCATED FREE CAPACITY STATUS TYPE AGE"
 kubectl get cstorpools
-check "the class is accepted as it is" kubectl apply --validate=strict -f examples/storageclass.yaml
+check "the class is accepted as it is" kubectl apply --validate=strict -f "$K8S_DIR/../../examples/storageclass.yaml"
 stateful_set >"$SCRATCH/mongo.yaml"
 check "a StatefulSet with a claim" kubectl apply -f "$SCRATCH/mongo.yaml"
 eventually 60 "the claim is bound" claim_is Bound
 check "the volume's portal" describes ":3260"
 check "the volume's name" describes "IQN: iqn.2016-09.com.openebs.cstor:$(volume)"
 check "the volume's label" describes "openebs.io/cas-type=cstor"
-expect "the ports of its Service" "3260 7777 6060 9500" kubectl -n $SPACE get service "$(volume)" -o 'jsonpath={.spec.ports[*].port}'
+expect "the ports of its Service" "3260 7777 6060 9500" kubectl -n "$SPACE" get service "$(volume)" -o 'jsonpath={.spec.ports[*].port}'
 eventually 120 "the pod runs on the kernel's initiator" pod_is_ready default mongo-0
 eventually 30 "the volume is healthy" volume_is Healthy
 check "it is ext4" kubectl exec mongo-0 -- sh -c "grep ' /data/db ext4 rw' /proc/mounts"
@@ -88,12 +68,13 @@ check "data is written" kubectl exec mongo-0 -- sh -c 'dd if=/dev/urandom of=/da
 check "the pod is deleted" kubectl delete pod mongo-0 --wait
 eventually 120 "it comes back" pod_is_ready default mongo-0
 check "the data is there" kubectl exec mongo-0 -- md5sum -c /data/db/sum
-kubectl -n $SPACE get pods,svc,cstorvolumes,cstorvolumereplicas
+kubectl -n "$SPACE" get pods,svc,cstorvolumes,cstorvolumereplicas
 check "the application goes" kubectl delete statefulset mongo --wait
 eventually 60 "its pod is gone" pods_are_gone default role=mongo
 check "the claim goes" kubectl delete pvc mongo-pvc-mongo-0 --wait --timeout=60s
-eventually 60 "nothing is left of the volume" nothing_left
+eventually 60 "nothing is left of the volume" nothing_is_left_of_volumes
 eventually 30 "its blocks are free" pools_are_empty
-check "the pools go" kubectl delete storagepoolclaim cstor-pool --wait --timeout=120s
-eventually 60 "no pool is left" bash -c "! kubectl get cstorpools -o name | grep ."
-check "uninstall" helm uninstall openebs --namespace $SPACE --wait --timeout 2m
+check "class and pools go" kubectl delete storageclass/openebs-sparse-sc storagepoolclaim/cstor-pool --wait --timeout=120s
+eventually 60 "no pool is left" no_pool_is_left
+eventually 90 "their devices are wiped and free" devices_are_free
+check "uninstall" uninstall_ballast

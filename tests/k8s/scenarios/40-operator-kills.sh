@@ -139,23 +139,6 @@ pools_hold_what_the_objects_say() {
   [ "$wanted" = "$got" ] || { printf 'objects: %s\npools:   %s\n' "$wanted" "$got"; return 1; }
 }
 
-witness() {
-  claim kept-data kills 64Mi
-  cat <<YAML
-apiVersion: v1
-kind: Pod
-metadata: {name: witness, namespace: default}
-spec:
-  nodeName: uml1
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: witness
-    image: busybox:test
-    command: [sleep, '100000']
-    volumeMounts: [{name: data, mountPath: /data}]
-  volumes: [{name: data, persistentVolumeClaim: {claimName: kept-data}}]
-YAML
-}
 data_is_written() {
   kubectl exec witness -- sh -c 'dd if=/dev/urandom of=/data/file bs=1M count=20 2>/dev/null && md5sum /data/file > /data/sum && sync'
 }
@@ -172,7 +155,7 @@ check "pools and class are accepted" kubectl apply --validate=strict -f "$SCRATC
 eventually 120 "four pools are healthy" pools_are_healthy 4
 check "the pools are empty" pools_are_empty
 before=$(pools_allocate)
-witness >"$SCRATCH/witness.yaml"
+{ claim kept-data kills 64Mi; mounting_pod witness kept-data; } >"$SCRATCH/witness.yaml"
 kubectl apply -f "$SCRATCH/witness.yaml" >/dev/null
 eventually 120 "a pod mounts a volume" pod_is_ready default witness
 check "data is written" data_is_written

@@ -175,7 +175,8 @@ async fn ensure_peers(context: &Context) -> Result<(), Error> {
 }
 
 /// The pod. A change of a running pool's pod restarts it, so it waits until every volume can do without this pool, and
-/// one pool is changed at a time.
+/// one pool is changed at a time. A pool that was not asked yet counts as running: a new operator knows nothing, and it often
+/// is new because all is being upgraded.
 async fn ensure_deployment(
     pool: &CStorPool,
     context: &Context,
@@ -188,10 +189,14 @@ async fn ensure_deployment(
     let current = context.own(&context.deployments, &name);
     if let Some(current) = &current
         && api::differs(&wanted, current)
-        && context.observations.fresh(&name).is_some()
-        && !(dispensable(&name, context) && context.take_restart("pool"))
     {
-        return Ok(());
+        let answers = context.observations.fresh(&name).is_some();
+        let ready = current.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0) > 0;
+        let down = !answers && !ready && context.observations.silence(&name).is_some();
+        let may = down || (answers && dispensable(&name, context) && context.take_restart("pool"));
+        if !may {
+            return Ok(());
+        }
     }
     api::ensure(&deployments, &wanted, current.as_deref()).await?;
     Ok(())

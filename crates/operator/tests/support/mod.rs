@@ -27,6 +27,8 @@ pub(crate) const NAMESPACE: &str = "openebs";
 pub(crate) struct Cluster {
     pub(crate) sim: ApiSim,
     pub(crate) world: Arc<World>,
+    /// What the next operator makes pods of.
+    pub(crate) image: String,
     runs: u32,
 }
 
@@ -55,7 +57,7 @@ impl Cluster {
             sim.insert(&node).unwrap();
             sim.insert(&device(&format!("sparse-{name}"), &name)).unwrap();
         }
-        Self { world: Arc::new(World::new(sim.clone())), sim, runs: 0 }
+        Self { world: Arc::new(World::new(sim.clone())), sim, image: String::from("ballast:1"), runs: 0 }
     }
 
     /// Starts an operator, as another process than those before.
@@ -64,7 +66,7 @@ impl Cluster {
         let connection = self.sim.connect(&format!("operator-{}", self.runs));
         let options = Options {
             namespace: NAMESPACE.to_owned(),
-            image: String::from("ballast:test"),
+            image: self.image.clone(),
             image_pull_policy: String::from("Never"),
             service_account: None,
             priority_class: None,
