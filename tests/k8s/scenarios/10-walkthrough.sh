@@ -44,6 +44,11 @@ describes() { # text: in the description of the persistent volume
 volume_is() { # phase
   [ "$(kubectl -n "$SPACE" get cstorvolume "$(volume)" -o 'jsonpath={.status.phase}')" = "$1" ]
 }
+deleting_the_namespace_is_refused() { # and the refusal says what to do
+  local output
+  if output=$(kubectl delete namespace "$SPACE" --wait=false 2>&1); then return 1; fi
+  grep -F "helm uninstall" <<<"$output"
+}
 no_pool_is_left() { [ -z "$(kubectl get cstorpools -o name)" ]; }
 
 check "the chart installs" install_ballast --set operator.replicaGracePeriod=30
@@ -69,6 +74,8 @@ check "the pod is deleted" kubectl delete pod mongo-0 --wait
 eventually 120 "it comes back" pod_is_ready default mongo-0
 check "the data is there" kubectl exec mongo-0 -- md5sum -c /data/db/sum
 kubectl -n "$SPACE" get pods,svc,cstorvolumes,cstorvolumereplicas
+check "helm test finds nothing wrong" helm test openebs --namespace "$SPACE" --timeout 2m
+check "deleting the namespace is refused" deleting_the_namespace_is_refused
 check "the application goes" kubectl delete statefulset mongo --wait
 eventually 60 "its pod is gone" pods_are_gone default role=mongo
 check "the claim goes" kubectl delete pvc mongo-pvc-mongo-0 --wait --timeout=60s
