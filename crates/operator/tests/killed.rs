@@ -126,28 +126,30 @@ async fn killed_two_hundred_times_during_a_volumes_life() {
 
 #[tokio::test(start_paused = true)]
 async fn an_api_server_in_trouble() {
-    let mut cluster = Cluster::new(9, 4);
-    cluster.sim.fault(Fault::random(10).status(409).from("operator-1"));
-    cluster.sim.fault(Fault::random(5).status(500).applied().from("operator-1"));
-    cluster.sim.fault(Fault::random(5).status(429).from("operator-1"));
-    cluster.sim.fault(Fault::random(5).disconnect().applied().from("operator-1"));
-    let operator = cluster.start();
-    cluster.claim("cstor-pool", 4);
-    for number in 0..5 {
-        cluster.volume(&format!("pvc-{number}"), 3);
+    for seed in 9..15 {
+        let mut cluster = Cluster::new(seed, 4);
+        cluster.sim.fault(Fault::random(10).status(409).from("operator-1"));
+        cluster.sim.fault(Fault::random(5).status(500).applied().from("operator-1"));
+        cluster.sim.fault(Fault::random(5).status(429).from("operator-1"));
+        cluster.sim.fault(Fault::random(5).disconnect().applied().from("operator-1"));
+        let operator = cluster.start();
+        cluster.claim("cstor-pool", 4);
+        for number in 0..5 {
+            cluster.volume(&format!("pvc-{number}"), 3);
+        }
+        for _ in 0..30 {
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            cluster.sim.close_watches();
+            cluster.sim.lose_events(2);
+        }
+        cluster.sim.clear_faults();
+        // What an event told that was lost is only seen by listing anew, as a real server enforces it from time to time.
+        cluster.sim.expire_watches();
+        cluster.until_pools(4).await;
+        let all = |c: &Cluster| (0..5).all(|n| c.phase(&format!("pvc-{n}")) == "Healthy");
+        cluster.until("all are healthy", all).await;
+        assert_eq!(cluster.world.replica_count(), 15, "seed {seed}");
+        assert_eq!(cluster.world.violations(), Vec::<String>::new(), "seed {seed}");
+        operator.stop().await;
     }
-    for _ in 0..30 {
-        tokio::time::sleep(Duration::from_secs(7)).await;
-        cluster.sim.close_watches();
-        cluster.sim.lose_events(2);
-    }
-    cluster.sim.clear_faults();
-    // What an event told that was lost is only seen by listing anew, as a real server enforces it from time to time.
-    cluster.sim.expire_watches();
-    cluster.until_pools(4).await;
-    let all = |c: &Cluster| (0..5).all(|n| c.phase(&format!("pvc-{n}")) == "Healthy");
-    cluster.until("all are healthy", all).await;
-    assert_eq!(cluster.world.replica_count(), 15);
-    assert_eq!(cluster.world.violations(), Vec::<String>::new());
-    operator.stop().await;
 }

@@ -62,6 +62,9 @@ pub enum MemberError {
     /// It is not one of the first.
     #[error("this replica was made to be added to a group that exists; ask the group's leader with AddLearner")]
     Joins,
+    /// It is to be deleted only if it holds nothing.
+    #[error("a target has opened this volume, so the replica holds data; it is not deleted as one that was half made")]
+    Used,
 }
 
 /// A running member.

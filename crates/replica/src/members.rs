@@ -3,12 +3,21 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use ballast_api::{BlockCount, VolumeId};
+use ballast_api::{BlockCount, ReplicaId, VolumeId};
 use ballast_pool::Pool;
 use tokio::sync::Mutex;
 
 use crate::member::{Member, MemberConfig, MemberError};
 use crate::peer::directory::Directory;
+
+/// Which replica of a volume is to be deleted; what its orderer knows may be old.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Only {
+    /// The one of this Raft id.
+    pub replica: Option<ReplicaId>,
+    /// One that no target has ever opened, and so holds nothing.
+    pub unused: bool,
+}
 
 /// The members of a pool process.
 pub struct Members {
@@ -84,9 +93,23 @@ impl Members {
         }
     }
 
-    /// Stops and deletes a replica. One that is not there is deleted already.
-    pub async fn delete(&self, volume: VolumeId) -> Result<(), MemberError> {
+    /// Stops and deletes a replica. One that is not there is deleted already: also when another one of its volume is.
+    pub async fn delete(&self, volume: VolumeId, only: Only) -> Result<(), MemberError> {
         let _one_at_a_time = self.changing.lock().await;
+        if let Ok(store) = self.pool.replica(volume) {
+            // One whose record is damaged has no id any more; it is worth nothing.
+            let id = postcard::from_bytes::<MemberConfig>(&store.config().user).map(|config| config.replica);
+            if let (Some(wanted), Ok(id)) = (only.replica, id)
+                && wanted != id
+            {
+                return Ok(());
+            }
+            // Of one that could not be started nobody knows.
+            let empty = |member: Arc<Member>| member.view().epoch().0 == 0 && store.allocated_blocks() == 0;
+            if only.unused && !self.get(volume).is_some_and(empty) {
+                return Err(MemberError::Used);
+            }
+        }
         let member = self.running.write().unwrap_or_else(PoisonError::into_inner).remove(&volume);
         if let Some(member) = member {
             member.stop().await;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ballast_api::control::pool_control_server::PoolControl;
-use ballast_api::control::{AddLearnerRequest, ChangeVotersRequest, Empty};
+use ballast_api::control::{AddLearnerRequest, ChangeVotersRequest, Empty, VolumeRef};
 use ballast_api::{BlockCount, Lba, TargetId};
 use ballast_pool::{OpenOptions, Pool};
 use ballast_replica::members::Members;
@@ -110,6 +110,34 @@ async fn one_member_becomes_three_that_move_and_become_one() {
     group.voters(&[last as u64 + 1]).await;
     for n in (3..6).filter(|n| *n != last) {
         group.delete(n).await;
+    }
+    load.goes_on(20).await;
+    load.check(&group, target).await;
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_replica_that_is_meant_is_deleted() {
+    let group = Group::with_spares(3, 1, POOL_BYTES).await;
+    let delete = async |n: usize, replica: u64, unused: bool| {
+        let (volume, pool) = (group.volume.to_bytes(), group.nodes[n].id.to_bytes());
+        group.nodes[n].control().await.delete_replica(VolumeRef { volume, pool, replica, unused }).await
+    };
+    // Half made: it goes, unless another one is meant.
+    group.create(3, 4, Vec::new()).await.unwrap();
+    delete(3, 7, true).await.unwrap();
+    assert_eq!(group.status(3).await.map(|status| status.replica), Some(4));
+    delete(3, 4, true).await.unwrap();
+    assert!(group.status(3).await.is_none());
+    // In use: an order that is older than the replica changes nothing, and one that takes it for half made is refused.
+    let target = TargetId::random();
+    group.open(target, true).await;
+    let load = Load::start(&group, target);
+    load.goes_on(20).await;
+    for n in 0..3 {
+        delete(n, 9, false).await.unwrap();
+        assert_eq!(group.status(n).await.map(|status| status.replica), Some(n as u64 + 1));
+        assert_eq!(delete(n, n as u64 + 1, true).await.unwrap_err().code(), Code::PermissionDenied);
     }
     load.goes_on(20).await;
     load.check(&group, target).await;

@@ -14,7 +14,7 @@ use ballast_api::k8s::{CStorPool, Condition, labels};
 use kube::ResourceExt as _;
 use tokio::time::Instant;
 
-use super::pool::pending_deletions;
+use super::pending::pending_deletions;
 use crate::context::{is_closed, is_draining};
 
 /// While a volume is made or deleted, its objects and its replicas are seen at different times.
@@ -82,7 +82,7 @@ fn schedulable(pool: &CStorPool, answer: Option<&PoolStatus>) -> Condition {
 }
 
 fn orphaned(pool: &CStorPool, answer: &PoolStatus, known: &BTreeSet<VolumeId>, orphans: &Orphans) -> Option<Condition> {
-    let doomed: BTreeSet<VolumeId> = pending_deletions(pool).into_iter().map(|(_, volume)| volume).collect();
+    let doomed: BTreeSet<VolumeId> = pending_deletions(pool).into_iter().map(|pending| pending.volume).collect();
     let here = answer.replicas.iter().filter_map(|replica| VolumeId::from_slice(&replica.volume).ok());
     let unknown = here.filter(|volume| !known.contains(volume) && !doomed.contains(volume)).collect();
     let lasting = orphans.lasting(&pool.name_any(), &unknown);

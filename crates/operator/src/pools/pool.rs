@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ballast_api::PoolId;
 use ballast_api::control::VolumeRef;
 use ballast_api::k8s::config::{Config, PoolSettings};
 use ballast_api::k8s::pool::CStorPoolStatus;
 use ballast_api::k8s::{CStorPool, labels};
-use ballast_api::{PoolId, VolumeId};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::runtime::controller::Action;
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::conditions::conditions;
 use super::devices::{bind_devices, release_devices};
 use super::objects;
+use super::pending::pending_deletions;
 use super::status::{Known, status};
 use crate::api;
 use crate::clock;
@@ -128,8 +129,10 @@ async fn tell(pool: &CStorPool, context: &Context, endpoint: &str, id: PoolId, k
         tracing::warn!(pool = pool.name_any(), %error, "the pool does not know its peers yet");
     }
     let pools: Api<CStorPool> = Api::all(context.client.clone());
-    for (key, volume) in pending_deletions(pool) {
-        let request = VolumeRef { volume: volume.to_bytes(), pool: id.to_bytes() };
+    for pending in pending_deletions(pool) {
+        let (key, volume) = (pending.key(), pending.volume);
+        let request =
+            VolumeRef { volume: volume.to_bytes(), pool: id.to_bytes(), replica: pending.replica, unused: false };
         let deleted = context.processes.delete_replica(endpoint, request).await;
         let noted = match deleted {
             Ok(()) => {
@@ -144,12 +147,6 @@ async fn tell(pool: &CStorPool, context: &Context, endpoint: &str, id: PoolId, k
             tracing::warn!(pool = pool.name_any(), %volume, %error, "a deletion is noted later");
         }
     }
-}
-
-/// Volumes whose replica in the pool is to be deleted, with the annotations that say so.
-pub(crate) fn pending_deletions(pool: &CStorPool) -> Vec<(String, VolumeId)> {
-    let pending = |key: &String| Some((key.clone(), key.strip_prefix(labels::PENDING_DELETION)?.parse().ok()?));
-    pool.annotations().keys().filter_map(pending).collect()
 }
 
 /// The addresses of all pools, for those that start while the operator is away.

@@ -4,11 +4,12 @@
 //! note lastReplicaID -> write CStorVolumeReplica objects -> CreateReplica on each pool -> FormGroup on one -> note formed
 //! ```
 //! Until `formed` is noted no target exists, so nothing was written: what is half made may be deleted and made again,
-//! under new ids.
+//! under new ids. The pools make sure of it: a replica that a target has opened is not deleted in this way, whatever the
+//! objects say (an old state of the API server may have been restored).
 
 use std::collections::BTreeSet;
 
-use ballast_api::control::{CreateReplicaRequest, FormGroupRequest, Member};
+use ballast_api::control::{CreateReplicaRequest, FormGroupRequest, Member, VolumeRef};
 use ballast_api::k8s::config::VolumeSettings;
 use ballast_api::k8s::{CStorPool, CStorVolume, CStorVolumeReplica, labels, quantity};
 use ballast_api::{BLOCK_SIZE, PoolId};
@@ -22,7 +23,7 @@ use super::{objects, repair};
 use crate::api;
 use crate::context::{Context, is_closed, is_cordoned};
 use crate::error::Error;
-use crate::pools::pool::pending_deletions;
+use crate::pools::pending::pending_deletions;
 
 /// Takes the volume as far as its group.
 pub(crate) async fn form(
@@ -141,7 +142,7 @@ pub(crate) fn choose(
         let has =
             replicas.iter().any(|replica| pool_of(replica) == name && replica.spec.pool_id == heard.id.to_string());
         let held = heard.status.replicas.iter().any(|held| held.volume[..] == id.as_bytes()[..]);
-        let doomed = pending_deletions(pool).iter().any(|(_, pending)| *pending == id);
+        let doomed = pending_deletions(pool).iter().any(|pending| pending.volume == id);
         if !of_claim || has || held || doomed || is_closed(pool) {
             return None;
         }
@@ -228,7 +229,8 @@ async fn make(volume: &CStorVolume, replicas: &[CStorVolumeReplica], context: &C
         match context.processes.create_replica(endpoint, request.clone()).await {
             // Half made by an earlier try with other members: nothing was ever written to it.
             Err(error) if error.is(tonic::Code::AlreadyExists) => {
-                let old = ballast_api::control::VolumeRef { volume: id.to_bytes(), pool: member.pool.clone() };
+                let volume = id.to_bytes();
+                let old = VolumeRef { volume, pool: member.pool.clone(), replica: 0, unused: true };
                 context.processes.delete_replica(endpoint, old).await?;
                 context.processes.create_replica(endpoint, request).await?;
             }

@@ -16,6 +16,7 @@ use super::view::{Group, State, View, pool_of, volume_id};
 use crate::api;
 use crate::context::Context;
 use crate::error::Error;
+use crate::pools::pending::PendingDeletion;
 
 /// Takes the step.
 pub(crate) async fn take(
@@ -149,10 +150,14 @@ pub(crate) async fn drop_replica(
     // Another replica of the volume lives in this pool by now: this one's blocks went with its old devices.
     let succeeded = all.iter().any(|other| other.name_any() != replica.name_any() && pool_of(other) == name);
     let going = volume.metadata.deletion_timestamp.is_some();
+    let formed = volume.status.as_ref().is_some_and(|status| status.formed);
+    let number = replica.spec.replicaid.parse().unwrap_or(u64::MAX); // no number: no replica
     if let Some(pool) = context.pool(&name)
         && (!succeeded || going)
     {
-        let request = VolumeRef { volume: id.to_bytes(), pool: pool_bytes(replica) };
+        // By its number: in its place there may be another one by now, of which the objects that were read know nothing.
+        let (pool_id, unused) = (pool_bytes(replica), !formed && !going);
+        let request = VolumeRef { volume: id.to_bytes(), pool: pool_id, replica: number, unused };
         let endpoint = endpoint_of(context, &name);
         let deleted = match &endpoint {
             Ok(endpoint) if context.observations.fresh(&name).is_some() => {
@@ -168,9 +173,11 @@ pub(crate) async fn drop_replica(
             }
             // Another pool is there: the replica went with its devices.
             Err(Error::Call(error)) if error.is(tonic::Code::FailedPrecondition) => {}
+            // It holds data, so the volume's object is wrong. Nothing is given up because of that.
+            Err(Error::Call(error)) if error.is(tonic::Code::PermissionDenied) => return Err(Error::Call(error)),
             Err(error) => {
                 tracing::warn!(volume = volume.name_any(), pool = name, %error, "its blocks are freed when the pool is back");
-                note_pending(&pool, id, context).await?;
+                note_pending(&pool, &PendingDeletion { volume: id, replica: number }, context).await?;
             }
         }
     }
@@ -189,10 +196,10 @@ fn pool_bytes(replica: &CStorVolumeReplica) -> Bytes {
 }
 
 /// The pool frees the blocks when it is back.
-async fn note_pending(pool: &CStorPool, volume: ballast_api::VolumeId, context: &Context) -> Result<(), Error> {
+async fn note_pending(pool: &CStorPool, deletion: &PendingDeletion, context: &Context) -> Result<(), Error> {
     let pools: Api<CStorPool> = Api::all(context.client.clone());
-    let key = format!("{}{volume}", labels::PENDING_DELETION);
-    match api::merge(&pools, &pool.name_any(), &json!({ "metadata": { "annotations": { key: "true" } } })).await {
+    let note = json!({ "metadata": { "annotations": { deletion.key(): "true" } } });
+    match api::merge(&pools, &pool.name_any(), &note).await {
         Err(error) if api::is_code(&error, 404) => Ok(()),
         other => Ok(other?),
     }

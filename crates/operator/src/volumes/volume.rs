@@ -2,6 +2,9 @@
 //!
 //! Each look takes the volume as far as it can. What must not be done twice is noted before it is done: Raft ids
 //! (`status.lastReplicaID`), a replica's making (`status.made`), the group (`status.formed`).
+//!
+//! What is watched may be old. So nothing is given or taken by it: the volume's object is read from the API server before its
+//! group is formed, and the replicas' objects before a step is taken.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +41,13 @@ pub(crate) async fn reconcile(volume: Arc<CStorVolume>, context: Arc<Context>) -
     }
     api::add_finalizer(&volumes, &*volume, labels::VOLUME_FINALIZER).await?;
     let mut volume = CStorVolume::clone(&volume);
+    if !volume.status.as_ref().is_some_and(|status| status.formed) {
+        let fresh = volumes.get_opt(&volume.name_any()).await?;
+        match fresh.filter(|fresh| fresh.uid() == volume.uid() && fresh.metadata.deletion_timestamp.is_none()) {
+            Some(fresh) => volume = fresh,
+            None => return Ok(Action::requeue(SOON)), // it goes; the watch tells it
+        }
+    }
     let old = volume.status.clone().unwrap_or_default();
     let settings = Config::parse(volume.annotations().get(labels::CONFIG).map_or("", String::as_str))
         .and_then(|config| VolumeSettings::from_config(&config));
@@ -46,7 +56,9 @@ pub(crate) async fn reconcile(volume: Arc<CStorVolume>, context: Arc<Context>) -
         Err(problem) => return invalid(&volumes, &volume, &context, problem.to_string()).await,
     };
     ensure_service(&volumes, &mut volume, &context).await?;
-    let mut replicas = replicas_of(&volume, &context).await?;
+    let steady = old.formed && old.phase == "Healthy";
+    let mut replicas =
+        if steady { watched_replicas(&volume, &context) } else { replicas_of(&volume, &context).await? };
     // What it waits for goes into the status, so it is no error here.
     let mut hindered = None;
     if !old.formed {
@@ -60,14 +72,17 @@ pub(crate) async fn reconcile(volume: Arc<CStorVolume>, context: Arc<Context>) -
         }
     }
     let formed = volume.status.as_ref().is_some_and(|status| status.formed);
-    let id = volume_id(&volume)?;
-    let seen = view(id, formed, &replicas, &context.observations, &|pool| context.pool(pool).is_some());
-    let mut seen = mark_leaving(seen, &context);
+    let mut seen = look(&volume, formed, &replicas, &context)?;
     let mut next = Plan { step: None, waiting: hindered };
     if formed {
-        seen.target = target::ensure(&volume, &seen, &settings, &context).await?;
         let wanted = usize::try_from(volume.spec.replication_factor).unwrap_or(1);
         next = plan(&seen, wanted, context.options.replica_grace_period);
+        if steady && next.step.is_some() {
+            replicas = replicas_of(&volume, &context).await?;
+            seen = look(&volume, formed, &replicas, &context)?;
+            next = plan(&seen, wanted, context.options.replica_grace_period);
+        }
+        seen.target = target::ensure(&volume, &seen, &settings, &context).await?;
         if let Some(step) = next.step.clone()
             && let Err(error) = repair::take(&volumes, &mut volume, &seen, &replicas, &step, &context).await
         {
@@ -81,23 +96,24 @@ pub(crate) async fn reconcile(volume: Arc<CStorVolume>, context: Arc<Context>) -
     Ok(Action::requeue(if formed && next.step.is_none() { LOOK } else { SOON }))
 }
 
-/// The replicas' objects, from the API server: a stale list could give an id twice.
-async fn replicas_of(volume: &CStorVolume, context: &Context) -> Result<Vec<CStorVolumeReplica>, Error> {
+/// The volume as it is now.
+fn look(volume: &CStorVolume, formed: bool, replicas: &[CStorVolumeReplica], context: &Context) -> Result<View, Error> {
+    let exists = |pool: &str| context.pool(pool).is_some();
+    let seen = view(volume_id(volume)?, formed, replicas, &context.observations, &exists);
+    Ok(mark_leaving(seen, context))
+}
+
+/// The replicas' objects as they were watched: good enough to see that nothing has to be done.
+fn watched_replicas(volume: &CStorVolume, context: &Context) -> Vec<CStorVolumeReplica> {
     let name = volume.name_any();
     let of_volume = |replica: &CStorVolumeReplica| replica.labels().get(labels::CSTOR_VOLUME) == Some(&name);
-    let stored: Vec<CStorVolumeReplica> = context
-        .replicas
-        .state()
-        .iter()
-        .filter(|replica| of_volume(replica))
-        .map(|r| CStorVolumeReplica::clone(r))
-        .collect();
-    let wanted = usize::try_from(volume.spec.replication_factor).unwrap_or(0);
-    let status = volume.status.as_ref();
-    // In the steady state nothing is given or taken, and the store will do.
-    if status.is_some_and(|status| status.formed && status.phase == "Healthy") && stored.len() == wanted {
-        return Ok(stored);
-    }
+    let stored = context.replicas.state();
+    stored.iter().filter(|replica| of_volume(replica)).map(|r| CStorVolumeReplica::clone(r)).collect()
+}
+
+/// The replicas' objects, from the API server.
+async fn replicas_of(volume: &CStorVolume, context: &Context) -> Result<Vec<CStorVolumeReplica>, Error> {
+    let name = volume.name_any();
     let api: Api<CStorVolumeReplica> = api::namespaced(&context.client, &context.options.namespace);
     let list = ListParams::default().labels(&format!("{}={name}", labels::CSTOR_VOLUME));
     Ok(api.list(&list).await?.items)

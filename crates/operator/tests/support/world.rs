@@ -348,9 +348,18 @@ impl Processes for World {
         let mut state = self.lock();
         Self::guard(&state, &name, endpoint, &request.pool)?;
         let volume = id(&request.volume);
-        let Some(replica) = state.disks.get_mut(&name).unwrap().replicas.remove(&volume) else { return Ok(()) };
         let volumes = self.sim.list::<CStorVolume>();
         let object = volumes.iter().find(|object| object.uid() == Some(volume.to_string()));
+        let replicas = &mut state.disks.get_mut(&name).unwrap().replicas;
+        let meant = |held: &Replica| request.replica == 0 || held.id == request.replica;
+        if !replicas.get(&volume).is_some_and(meant) {
+            return Ok(()); // another one, or none
+        }
+        let target = object.map(|object| format!("{}-target", object.name_any())).unwrap_or_default();
+        if request.unused && self.sim.get::<Deployment>(NAMESPACE, &target).is_some() {
+            return Err(refused(endpoint, Code::PermissionDenied, "a target has opened this volume"));
+        }
+        let Some(replica) = replicas.remove(&volume) else { return Ok(()) };
         let alive = object.is_some_and(|object| object.metadata.deletion_timestamp.is_none());
         let formed = object.and_then(|object| object.status.as_ref()).is_some_and(|status| status.formed);
         let votes = state.groups.get(&volume).is_some_and(|group| group.voters.contains_key(&replica.id));

@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::change;
 use crate::member::{CONTACT, Member, MemberConfig, MemberError, group_view, role};
-use crate::members::Members;
+use crate::members::{Members, Only};
 use crate::raft::types::MemberNode;
 
 /// The service over the members of this process.
@@ -73,6 +73,7 @@ fn status_of(error: MemberError) -> Status {
         MemberError::Pool(PoolError::UnknownReplica { .. }) => Status::not_found(error.to_string()),
         MemberError::Pool(PoolError::Fenced { .. }) => Status::unavailable(error.to_string()),
         MemberError::Joins => Status::failed_precondition(error.to_string()),
+        MemberError::Used => Status::permission_denied(error.to_string()),
         _ => Status::internal(error.to_string()),
     }
 }
@@ -110,7 +111,9 @@ impl PoolControl for ControlService {
     async fn delete_replica(&self, request: Request<VolumeRef>) -> Result<Response<Empty>, Status> {
         let request = request.into_inner();
         self.check_pool(&request.pool)?;
-        self.members.delete(volume_id(&request.volume)?).await.map_err(status_of)?;
+        let replica = (request.replica != 0).then_some(ReplicaId(request.replica));
+        let only = Only { replica, unused: request.unused };
+        self.members.delete(volume_id(&request.volume)?, only).await.map_err(status_of)?;
         Ok(Response::new(Empty {}))
     }
 

@@ -76,7 +76,8 @@ impl Group {
 
     /// Deletes the replica of pool number `n`.
     pub async fn delete(&self, n: usize) {
-        let volume = VolumeRef { volume: self.volume.to_bytes(), pool: self.nodes[n].id.to_bytes() };
+        let (volume, pool) = (self.volume.to_bytes(), self.nodes[n].id.to_bytes());
+        let volume = VolumeRef { volume, pool, ..VolumeRef::default() };
         for _ in 0..2 {
             self.nodes[n].control().await.delete_replica(volume.clone()).await.unwrap();
         }
