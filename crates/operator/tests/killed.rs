@@ -143,6 +143,7 @@ async fn an_api_server_in_trouble() {
             cluster.sim.lose_events(2);
         }
         cluster.sim.clear_faults();
+        cluster.sim.lose_events(0);
         // What an event told that was lost is only seen by listing anew, as a real server enforces it from time to time.
         cluster.sim.expire_watches();
         cluster.until_pools(4).await;

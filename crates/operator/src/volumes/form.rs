@@ -24,6 +24,7 @@ use crate::api;
 use crate::context::{Context, is_closed, is_cordoned};
 use crate::error::Error;
 use crate::pools::pending::pending_deletions;
+use crate::processes::CallError;
 
 /// Takes the volume as far as its group.
 pub(crate) async fn form(
@@ -40,8 +41,8 @@ pub(crate) async fn form(
         let chosen = choose(volume, replicas, count, settings, context)?;
         let first = give_ids(volumes, volume, chosen.len()).await?;
         let api: Api<CStorVolumeReplica> = api::namespaced(&context.client, &context.options.namespace);
-        for (pool, id) in chosen.iter().zip(first..) {
-            let replica = objects::replica(volume, pool, id, true);
+        for ((pool, pool_id), id) in chosen.iter().zip(first..) {
+            let replica = objects::replica(volume, (pool, *pool_id), id, true);
             if !api::create(&api, &replica).await? {
                 return Err(Error::NotYet(format!("{} exists already; it is looked at again", replica.name_any())));
             }
@@ -98,14 +99,15 @@ async fn note_formed(volumes: &Api<CStorVolume>, volume: &mut CStorVolume) -> Re
     Ok(())
 }
 
-/// Pools for `count` more replicas.
+/// Pools for `count` more replicas, with what they said they are: their objects may not say it yet, and a replica of another
+/// pool's id would be given up at once.
 pub(crate) fn choose(
     volume: &CStorVolume,
     replicas: &[CStorVolumeReplica],
     count: usize,
     settings: &VolumeSettings,
     context: &Context,
-) -> Result<Vec<CStorPool>, Error> {
+) -> Result<Vec<(CStorPool, PoolId)>, Error> {
     let id = volume_id(volume)?;
     let claim = if volume.spec.storage_pool_claim.is_empty() {
         &settings.storage_pool_claim
@@ -165,7 +167,8 @@ pub(crate) fn choose(
         apart_required: apart.is_some_and(|apart| apart.required),
     };
     let chosen = place(candidates.collect(), &wish)?;
-    Ok(chosen.iter().filter_map(|name| context.pool(name)).map(|pool| CStorPool::clone(&pool)).collect())
+    let found = |name: &String| Some((CStorPool::clone(&*context.pool(name)?), context.observations.fresh(name)?.id));
+    Ok(chosen.iter().filter_map(found).collect())
 }
 
 /// The volume's size in blocks.
@@ -178,13 +181,13 @@ pub(crate) fn blocks(volume: &CStorVolume) -> Result<u64, Error> {
 }
 
 /// Asks a pool again at once, so that what was just made there is known.
-pub(crate) async fn ask_again(context: &Context, pool: &str, endpoint: &str) {
+pub(crate) async fn ask_again(context: &Context, pool: &str, endpoint: &str) -> Result<(), CallError> {
     let asked = Instant::now();
-    if let Ok(status) = context.processes.pool_status(endpoint).await
-        && let Ok(id) = PoolId::from_slice(&status.pool)
-    {
+    let status = context.processes.pool_status(endpoint).await?;
+    if let Ok(id) = PoolId::from_slice(&status.pool) {
         context.observations.answered(pool, id, status, asked);
     }
+    Ok(())
 }
 
 /// Where a replica's pool listens.
@@ -249,7 +252,7 @@ async fn make(volume: &CStorVolume, replicas: &[CStorVolumeReplica], context: &C
     let request = FormGroupRequest { volume: id.to_bytes(), members: group, pool: member.pool.clone() };
     context.processes.form_group(endpoint, request).await?;
     for (pool, endpoint, _) in &members {
-        ask_again(context, pool, endpoint).await;
+        _ = ask_again(context, pool, endpoint).await;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ballast_api::PoolId;
 use ballast_api::k8s::config::VolumeSettings;
 use ballast_api::k8s::replica::CStorVolumeReplicaSpec;
 use ballast_api::k8s::{CStorPool, CStorVolume, CStorVolumeReplica, labels};
@@ -58,15 +59,19 @@ fn selector(volume: &CStorVolume) -> BTreeMap<String, String> {
 }
 
 /// A replica of the volume in `pool`, under the Raft id `replica`.
-pub fn replica(volume: &CStorVolume, pool: &CStorPool, replica: u64, founding: bool) -> CStorVolumeReplica {
+pub fn replica(
+    volume: &CStorVolume,
+    (pool, pool_id): (&CStorPool, PoolId),
+    replica: u64,
+    founding: bool,
+) -> CStorVolumeReplica {
     let pool_name = pool.name_any();
     let name = format!("{}-{pool_name}", volume.name_any());
-    let status = pool.status.clone().unwrap_or_default();
     let spec = CStorVolumeReplicaSpec {
         target_ip: volume.spec.target_ip.clone().unwrap_or_default(),
         capacity: volume.spec.capacity.clone(),
         replicaid: replica.to_string(),
-        pool_id: status.pool_id.unwrap_or_default(),
+        pool_id: pool_id.to_string(),
         founding,
         zvol_workers: None,
     };

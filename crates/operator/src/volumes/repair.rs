@@ -68,7 +68,8 @@ fn leader(seen: &View, context: &Context) -> Result<(String, Bytes), Error> {
 
 async fn refresh_leader(seen: &View, context: &Context) -> Result<(), Error> {
     if let Some(group) = &seen.group {
-        ask_again(context, &group.pool, &endpoint_of(context, &group.pool)?).await;
+        // What it does not say now, it says later.
+        _ = ask_again(context, &group.pool, &endpoint_of(context, &group.pool)?).await;
     }
     Ok(())
 }
@@ -83,9 +84,9 @@ async fn add(
     let settings = Config::parse(volume.annotations().get(labels::CONFIG).map_or("", String::as_str))
         .and_then(|config| VolumeSettings::from_config(&config))?;
     let chosen = choose(volume, replicas, 1, &settings, context)?;
-    let Some(pool) = chosen.first() else { return Ok(()) };
+    let Some((pool, pool_id)) = chosen.first() else { return Ok(()) };
     let id = give_ids(volumes, volume, 1).await?;
-    let mut replica = objects::replica(volume, pool, id, false);
+    let mut replica = objects::replica(volume, (pool, *pool_id), id, false);
     // The name may still be that of the replica which this pool has lost.
     if replicas.iter().any(|other| pool_of(other) == pool.name_any()) {
         replica.metadata.name = Some(format!("{}-{id}", replica.name_any()));
@@ -126,7 +127,7 @@ async fn join(
             pool: pool.to_bytes(),
         };
         context.processes.create_replica(&endpoint, request).await?;
-        ask_again(context, &replica.pool, &endpoint).await;
+        _ = ask_again(context, &replica.pool, &endpoint).await;
     }
     let (leads, leader_pool) = leader(seen, context)?;
     if let Some(group) = &seen.group {
@@ -168,7 +169,7 @@ pub(crate) async fn drop_replica(
         match deleted {
             Ok(()) => {
                 if let Ok(endpoint) = &endpoint {
-                    ask_again(context, &name, endpoint).await;
+                    _ = ask_again(context, &name, endpoint).await;
                 }
             }
             // Another pool is there: the replica went with its devices.

@@ -183,11 +183,16 @@ pub fn view(
                         };
                         best = Some((status.term, group));
                     }
-                    State::Here {
-                        role: status.role,
-                        allocated: status.allocated_bytes,
-                        detail: status.detail,
-                        last_index: status.last_index,
+                    // One that could not be started has no number.
+                    if status.replica == 0 || object.spec.replicaid == status.replica.to_string() {
+                        State::Here {
+                            role: status.role,
+                            allocated: status.allocated_bytes,
+                            detail: status.detail,
+                            last_index: status.last_index,
+                        }
+                    } else {
+                        State::Absent // another one of this volume is in its place
                     }
                 }
                 None => State::Absent,

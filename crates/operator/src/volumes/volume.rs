@@ -19,9 +19,9 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
 use super::objects;
-use super::plan::{Plan, plan};
+use super::plan::{Plan, Step, plan};
 use super::status::{replica_statuses, volume_status};
-use super::view::{View, view, volume_id};
+use super::view::{Replica, View, view, volume_id};
 use super::{form, repair, target};
 use crate::api;
 use crate::clock;
@@ -77,10 +77,21 @@ pub(crate) async fn reconcile(volume: Arc<CStorVolume>, context: Arc<Context>) -
     if formed {
         let wanted = usize::try_from(volume.spec.replication_factor).unwrap_or(1);
         next = plan(&seen, wanted, context.options.replica_grace_period);
-        if steady && next.step.is_some() {
+        // What was watched must not make a healthy volume look otherwise: the next look would say the contrary, at once.
+        let doubtful = next != Plan::default() || !seen.replicas.iter().all(Replica::here);
+        if steady && doubtful {
             replicas = replicas_of(&volume, &context).await?;
             seen = look(&volume, formed, &replicas, &context)?;
             next = plan(&seen, wanted, context.options.replica_grace_period);
+        }
+        // Nothing refuses the deletion of a replica, so what the group looks like is not taken from an older answer.
+        if matches!(next.step, Some(Step::Drop { .. })) {
+            let asked = ask_all(&seen, &context).await;
+            seen = look(&volume, formed, &replicas, &context)?;
+            next = match asked {
+                Ok(()) => plan(&seen, wanted, context.options.replica_grace_period),
+                Err(error) => Plan { step: None, waiting: Some(error.to_string()) },
+            };
         }
         seen.target = target::ensure(&volume, &seen, &settings, &context).await?;
         if let Some(step) = next.step.clone()
@@ -101,6 +112,17 @@ fn look(volume: &CStorVolume, formed: bool, replicas: &[CStorVolumeReplica], con
     let exists = |pool: &str| context.pool(pool).is_some();
     let seen = view(volume_id(volume)?, formed, replicas, &context.observations, &exists);
     Ok(mark_leaving(seen, context))
+}
+
+/// Asks the pools of a volume again. An error when one that answered before does not now: what it said counts no more, and
+/// nobody knows yet what counts instead.
+async fn ask_all(seen: &View, context: &Context) -> Result<(), Error> {
+    let here = seen.replicas.iter().filter(|replica| context.observations.fresh(&replica.pool).is_some());
+    let asked = here.map(async |replica| {
+        let endpoint = form::endpoint_of(context, &replica.pool)?;
+        form::ask_again(context, &replica.pool, &endpoint).await.map_err(Error::from)
+    });
+    futures_util::future::try_join_all(asked).await.map(drop)
 }
 
 /// The replicas' objects as they were watched: good enough to see that nothing has to be done.
