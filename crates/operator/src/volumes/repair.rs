@@ -138,8 +138,8 @@ async fn join(
     refresh_leader(seen, context).await
 }
 
-/// Deletes a replica that is in its group no more, or whose volume goes: its blocks now, or when its pool is back; then
-/// its object.
+/// Deletes a replica that is in its group no more, or whose volume goes: its object begins to go, its blocks go now or when
+/// its pool is back, then the object is let go.
 pub(crate) async fn drop_replica(
     volume: &CStorVolume,
     replica: &CStorVolumeReplica,
@@ -148,6 +148,12 @@ pub(crate) async fn drop_replica(
 ) -> Result<(), Error> {
     let id = volume_id(volume)?;
     let name = pool_of(replica);
+    // First of all it is decided for good, in its object: a look that comes after an error in between must not take the replica
+    // for a good one again, and a pool that is told later to delete it must not find it at work.
+    let objects: Api<CStorVolumeReplica> = api::namespaced(&context.client, &context.options.namespace);
+    if replica.metadata.deletion_timestamp.is_none() {
+        api::delete(&objects, &replica.name_any()).await?;
+    }
     // Another replica of the volume lives in this pool by now: this one's blocks went with its old devices.
     let succeeded = all.iter().any(|other| other.name_any() != replica.name_any() && pool_of(other) == name);
     let going = volume.metadata.deletion_timestamp.is_some();
@@ -181,10 +187,6 @@ pub(crate) async fn drop_replica(
                 note_pending(&pool, &PendingDeletion { volume: id, replica: number }, context).await?;
             }
         }
-    }
-    let objects: Api<CStorVolumeReplica> = api::namespaced(&context.client, &context.options.namespace);
-    if replica.metadata.deletion_timestamp.is_none() {
-        api::delete(&objects, &replica.name_any()).await?;
     }
     if let Some(current) = objects.get_opt(&replica.name_any()).await? {
         api::remove_finalizer(&objects, &current, labels::REPLICA_FINALIZER).await?;
