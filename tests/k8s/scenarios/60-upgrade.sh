@@ -102,6 +102,7 @@ volume=$(volume)
 eventually 60 "the volume is healthy" volume_is Healthy
 eventually 30 "and every pool" pools_are_healthy 3
 check "another version's image" next_image
+: >"$SCRATCH/written"
 write_lines &
 writer=$!
 lines_go_on 60 "lines are written"
