@@ -82,11 +82,12 @@ sleep_random() { # up to so many milliseconds
   sleep "$((ms / 1000)).$(printf %03d $((ms % 1000)))"
 }
 restarts() { kubectl -n "$SPACE" get pod "$1" -o 'jsonpath={.status.containerStatuses[0].restartCount}'; }
+# The status may still name a container that has ended already.
+kill_operators_process() { pod=$(pod_of $OPERATOR) && kill_process_of "$pod"; }
 # Kubernetes makes a container that ends often wait, longer each time; so one that was restarted gets a new pod.
 kill_operator() {
   local pod
-  pod=$(pod_of $OPERATOR)
-  kill_process_of "$pod" || return 1
+  retry 30 kill_operators_process || return 1
   if [ "$(restarts "$pod")" = 0 ] && [ $((RANDOM % 3)) != 0 ]; then
     killed="process"
     return
