@@ -123,6 +123,10 @@ pub(crate) struct UpArgs {
     /// Where the iSCSI target listens
     #[arg(long, default_value = "127.0.0.1:3260", value_name = "ADDRESS:PORT")]
     pub(crate) portal: SocketAddr,
+    /// Directory of CHAP accounts: files node.session.auth.username and .password, for mutual CHAP also .username_in and
+    /// .password_in; discovery.sendtargets.auth.* likewise for discovery. Without it every initiator is let in
+    #[arg(long, env = "BALLAST_CHAP_DIR", value_name = "DIR")]
+    pub(crate) chap: Option<PathBuf>,
     /// Memory for recently written blocks, all pools together; 0 for none [default: an eighth of the memory]
     #[arg(long, value_name = "SIZE", value_parser = parse_cache)]
     pub(crate) cache: Option<u64>,
@@ -262,6 +266,10 @@ pub(crate) struct TargetServeArgs {
     /// The address that discovery tells initiators, when it is not the one they connect to, for example a Service's
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) advertise: Option<SocketAddr>,
+    /// Directory of CHAP accounts: files node.session.auth.username and .password, for mutual CHAP also .username_in and
+    /// .password_in; discovery.sendtargets.auth.* likewise for discovery. Without it every initiator is let in
+    #[arg(long, env = "BALLAST_CHAP_DIR", value_name = "DIR")]
+    pub(crate) chap: Option<PathBuf>,
     /// Where to listen for control: unix:PATH or ADDRESS:PORT, for example 0.0.0.0:7777 or `[::]:7777`
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) control: String,

@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use ballast_target::{MemoryDevice, ServerConfig, TargetServer};
+use ballast_target::{MemoryDevice, ServerConfig, TargetAccess, TargetServer};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -18,7 +18,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let iqn = format!("iqn.2026-01.example.ballast:memory{n}");
         let mut naa = *b"ballast-memory-0";
         naa[..8].copy_from_slice(&(n + 1).to_be_bytes());
-        server.add_target(iqn.clone(), Arc::new(MemoryDevice::new(mib << 20, &format!("memory-{n}"), naa)))?;
+        server.add_target(
+            iqn.clone(),
+            Arc::new(MemoryDevice::new(mib << 20, &format!("memory-{n}"), naa)),
+            TargetAccess::default(),
+        )?;
         for local in server.local_addrs() {
             println!("iscsi://{local}/{iqn}/0");
         }

@@ -71,6 +71,15 @@ pub trait BlockDevice: Send + Sync + 'static {
     /// Writes; durable when it returns, with or without `fua`.
     fn write(&self, offset: u64, data: Bytes, fua: bool) -> impl Future<Output = Result<(), DeviceError>> + Send;
 
+    /// Reads a range, shows it to `change`, and writes what that returns over it; nobody else's write comes between. With
+    /// `None` nothing is written. Durable when it returns.
+    fn update(
+        &self,
+        offset: u64,
+        len: u32,
+        change: impl FnOnce(&[u8]) -> Option<Bytes> + Send,
+    ) -> impl Future<Output = Result<(), DeviceError>> + Send;
+
     /// Frees a range; it reads as zeroes afterwards. Partial allocation blocks at its ends are zeroed.
     fn unmap(&self, offset: u64, len: u64) -> impl Future<Output = Result<(), DeviceError>> + Send;
 

@@ -18,4 +18,4 @@ pub mod volume;
 
 pub use block_device::{BlockDevice, DeviceError, Geometry};
 pub use memory::MemoryDevice;
-pub use server::{ServerConfig, ServerError, SessionInfo, TargetServer};
+pub use server::{ServerConfig, ServerError, SessionInfo, TargetAccess, TargetServer};

@@ -64,6 +64,32 @@ fn parts(offset: u64, len: u64) -> impl Iterator<Item = (usize, usize, usize)> {
     })
 }
 
+/// A range inside the device.
+fn get(pages: &[Option<Bytes>], offset: u64, len: u32) -> Bytes {
+    let page = |index: usize| pages[index].clone().unwrap_or_else(|| Bytes::from_static(&ZEROES));
+    if offset % PAGE + u64::from(len) <= PAGE && len > 0 {
+        let start = (offset % PAGE) as usize;
+        return page((offset / PAGE) as usize).slice(start..start + len as usize);
+    }
+    let mut out = BytesMut::with_capacity(len as usize);
+    for (index, start, n) in parts(offset, u64::from(len)) {
+        out.extend_from_slice(&page(index)[start..start + n]);
+    }
+    out.freeze()
+}
+
+/// Writes inside the device.
+fn put(pages: &mut [Option<Bytes>], offset: u64, mut data: Bytes) {
+    for (index, start, n) in parts(offset, data.len() as u64) {
+        let piece = data.split_to(n);
+        pages[index] = Some(match &pages[index] {
+            _ if n == PAGE as usize => Bytes::copy_from_slice(&piece),
+            Some(old) => patched(old, start, &piece),
+            None => patched(&ZEROES, start, &piece),
+        });
+    }
+}
+
 fn patched(old: &[u8], start: usize, new: &[u8]) -> Bytes {
     let mut page = BytesMut::from(old);
     page[start..start + new.len()].copy_from_slice(new);
@@ -81,29 +107,25 @@ impl BlockDevice for MemoryDevice {
 
     async fn read(&self, offset: u64, len: u32) -> Result<Bytes, DeviceError> {
         self.check(offset, u64::from(len))?;
-        let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner);
-        let page = |index: usize| pages[index].clone().unwrap_or_else(|| Bytes::from_static(&ZEROES));
-        if offset % PAGE + u64::from(len) <= PAGE && len > 0 {
-            let start = (offset % PAGE) as usize;
-            return Ok(page((offset / PAGE) as usize).slice(start..start + len as usize));
-        }
-        let mut out = BytesMut::with_capacity(len as usize);
-        for (index, start, n) in parts(offset, u64::from(len)) {
-            out.extend_from_slice(&page(index)[start..start + n]);
-        }
-        Ok(out.freeze())
+        Ok(get(&self.pages.read().unwrap_or_else(PoisonError::into_inner), offset, len))
     }
 
-    async fn write(&self, offset: u64, mut data: Bytes, _fua: bool) -> Result<(), DeviceError> {
+    async fn write(&self, offset: u64, data: Bytes, _fua: bool) -> Result<(), DeviceError> {
         self.check(offset, data.len() as u64)?;
+        put(&mut self.pages.write().unwrap_or_else(PoisonError::into_inner), offset, data);
+        Ok(())
+    }
+
+    async fn update(
+        &self,
+        offset: u64,
+        len: u32,
+        change: impl FnOnce(&[u8]) -> Option<Bytes> + Send,
+    ) -> Result<(), DeviceError> {
+        self.check(offset, u64::from(len))?;
         let mut pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
-        for (index, start, n) in parts(offset, data.len() as u64) {
-            let piece = data.split_to(n);
-            pages[index] = Some(match &pages[index] {
-                _ if n == PAGE as usize => Bytes::copy_from_slice(&piece),
-                Some(old) => patched(old, start, &piece),
-                None => patched(&ZEROES, start, &piece),
-            });
+        if let Some(data) = change(&get(&pages, offset, len)) {
+            put(&mut pages, offset, data);
         }
         Ok(())
     }

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ballast_target::iscsi::pdu::*;
-use ballast_target::{ServerConfig, ServerError, TargetServer};
+use ballast_target::{ServerConfig, ServerError, TargetAccess, TargetServer};
 use common::*;
 
 #[tokio::test]
 async fn discovery_tells_all_targets_at_the_address_used() {
     let (server, address, _) = serve(|_| {}).await;
     for i in 0..300 {
-        server.add_target(format!("iqn.2026-01.test:more{i:03}"), Arc::new(Held::new())).unwrap();
+        server
+            .add_target(format!("iqn.2026-01.test:more{i:03}"), Arc::new(Held::new()), TargetAccess::default())
+            .unwrap();
     }
     let mut me = Initiator::login(address, "iqn.i", 1, None, "").await.unwrap();
     let all = me.targets("All").await;
@@ -33,9 +35,18 @@ async fn the_advertised_address_replaces_the_own_one() {
 #[tokio::test]
 async fn names_and_limits() {
     let (server, address, device) = serve(|c| c.max_sessions = 2).await;
-    assert!(matches!(server.add_target(IQN.into(), device.clone()), Err(ServerError::Duplicate(_))));
+    assert!(matches!(
+        server.add_target(IQN.into(), device.clone(), TargetAccess::default()),
+        Err(ServerError::Duplicate(_))
+    ));
     for bad in ["", "disk", "iqn.2026-01.test:A", "iqn.2026-01.test:a b"] {
-        assert!(matches!(server.add_target(bad.into(), device.clone()), Err(ServerError::BadName(_))), "{bad}");
+        assert!(
+            matches!(
+                server.add_target(bad.into(), device.clone(), TargetAccess::default()),
+                Err(ServerError::BadName(_))
+            ),
+            "{bad}"
+        );
     }
     let other = Initiator::login(address, "iqn.i", 1, Some("iqn.2026-01.test:none"), "").await;
     assert_eq!(other.err(), Some(Refused(0x0203)));
@@ -174,7 +185,7 @@ async fn removing_a_target_ends_its_sessions() {
     let last = me.rest().await;
     assert_eq!(last.iter().map(|p| (opcode_of(&p.bhs), p.bhs[36])).collect::<Vec<_>>(), [(opcode::ASYNC_MESSAGE, 3)]);
     assert_eq!(Initiator::login(address, "iqn.i", 1, Some(IQN), "").await.err(), Some(Refused(0x0203)));
-    server.add_target(IQN.into(), Arc::new(Held::new())).unwrap();
+    server.add_target(IQN.into(), Arc::new(Held::new()), TargetAccess::default()).unwrap();
     Initiator::ready(address, "iqn.i", 1, "").await;
 }
 
@@ -201,7 +212,7 @@ async fn shutdown_asks_for_logout_and_lets_writes_finish() {
 async fn the_server_runs_and_stops_without_its_future_being_polled() {
     let config = ServerConfig::new(vec!["127.0.0.1:0".parse().unwrap()]);
     let (server, run) = TargetServer::bind(config).await.unwrap();
-    server.add_target(IQN.into(), Arc::new(Held::new())).unwrap();
+    server.add_target(IQN.into(), Arc::new(Held::new()), TargetAccess::default()).unwrap();
     let address = server.local_addrs()[0];
     Initiator::ready(address, "iqn.i", 1, "").await.logout().await;
     let discovery = Initiator::login(address, "iqn.i", 1, None, "").await.unwrap();

@@ -14,6 +14,7 @@ pub(super) async fn run(args: TargetServeArgs) -> anyhow::Result<()> {
         tracing::info!(signal, "stopping");
     });
     let volumes = hints::volumes(args.volumes.as_deref());
-    serve_target(TargetOptions { portal: args.portal, advertise: args.advertise, control, volumes, shutdown }).await?;
+    let TargetServeArgs { portal, advertise, chap, .. } = args;
+    serve_target(TargetOptions { portal, advertise, chap, control, volumes, shutdown }).await?;
     Ok(())
 }

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ballast_target::server::secrets::{SecretsError, read_accounts};
+
 use super::{StopSignals, address};
 use crate::cli::UpArgs;
 use crate::cluster::{self, Cluster, NewVolume, Node, Registry, VolumeError};
@@ -53,6 +55,9 @@ pub(super) enum UpError {
     /// Port 0.
     #[error("--portal {0} needs a fixed port, initiators come back to it: for example 127.0.0.1:3260")]
     PortalPort(SocketAddr),
+    /// The CHAP accounts.
+    #[error("--chap: {0}")]
+    Chap(#[from] SecretsError),
     /// A pool cannot be made.
     #[error("pool-{number} cannot be made: {detail}")]
     MakePool {
@@ -102,6 +107,8 @@ pub(super) async fn run(args: UpArgs, child_args: Vec<OsString>) -> anyhow::Resu
     let _lock = dir.lock()?;
     let initialized = dir.check_format()?;
     check_portal(args.portal).await?;
+    // A clear message now is better than a target that dies again and again.
+    args.chap.as_deref().map(read_accounts).transpose()?;
     let prepared = tokio::select! {
         prepared = pools::prepare(&program, &dir, &args) => prepared?,
         signal = signals.next() => {
@@ -169,7 +176,7 @@ impl Running {
         let share = args.cache.unwrap_or_else(memory::default_cache) / pools.len().max(1) as u64;
         let spec = |pool| supervisor::pool_spec(program.to_owned(), dir, pool, share);
         let mut specs: Vec<_> = pools.iter().map(spec).collect();
-        specs.push(supervisor::target_spec(program.to_owned(), dir, args.portal));
+        specs.push(supervisor::target_spec(program.to_owned(), dir, args.portal, args.chap.as_deref()));
         for spec in &mut specs {
             spec.args.extend_from_slice(child_args);
         }

@@ -8,7 +8,7 @@ mod process;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) use process::{ChildSpec, Process, ProcessStatus};
@@ -60,8 +60,12 @@ pub(crate) fn pool_spec(program: PathBuf, dir: &DataDir, pool: &PoolDir, cache: 
 }
 
 /// How the target process is started.
-pub(crate) fn target_spec(program: PathBuf, dir: &DataDir, portal: SocketAddr) -> ChildSpec {
+pub(crate) fn target_spec(program: PathBuf, dir: &DataDir, portal: SocketAddr, chap: Option<&Path>) -> ChildSpec {
     let control = unix_endpoint(&dir.socket(TARGET));
     let args = ["target", "serve", "--portal", &portal.to_string(), "--control", &control].map(OsString::from);
-    ChildSpec { name: TARGET.to_owned(), kind: ProcessKind::Target, program, args: args.to_vec() }
+    let mut args = args.to_vec();
+    if let Some(chap) = chap {
+        args.extend(["--chap".into(), chap.into()]);
+    }
+    ChildSpec { name: TARGET.to_owned(), kind: ProcessKind::Target, program, args }
 }

@@ -48,6 +48,10 @@ pub enum Command {
         select: u8,
         allocation: u32,
     },
+    ReportPortGroups {
+        extended: bool,
+        allocation: u32,
+    },
     ReportOpcodes {
         timeouts: bool,
         options: u8,
@@ -84,6 +88,14 @@ pub enum Command {
         blocks: u32,
         fua: bool,
     },
+    CompareAndWrite {
+        lba: u64,
+        blocks: u32,
+    },
+    OrWrite {
+        lba: u64,
+        blocks: u32,
+    },
     WriteVerify {
         lba: u64,
         blocks: u32,
@@ -117,7 +129,11 @@ impl Command {
     /// Bytes of Data-Out that the command takes.
     pub fn data_out(&self) -> u64 {
         match *self {
-            Self::Write { blocks, .. } | Self::WriteVerify { blocks, .. } => u64::from(blocks) * 512,
+            Self::Write { blocks, .. } | Self::OrWrite { blocks, .. } | Self::WriteVerify { blocks, .. } => {
+                u64::from(blocks) * 512
+            }
+            // What is compared, then what is written.
+            Self::CompareAndWrite { blocks, .. } => 2 * u64::from(blocks) * 512,
             Self::Verify { blocks, compare: Compare::Data, .. } => u64::from(blocks) * 512,
             Self::Verify { blocks, compare: Compare::OneBlock, .. } => u64::from(blocks.min(1)) * 512,
             Self::WriteSame { no_data: false, .. } => 512,
@@ -126,16 +142,23 @@ impl Command {
         }
     }
 
-    /// The length that Data-Out must have, where the standard fixes it: WRITE SAME takes exactly one logical block
-    /// (SBC-3 section 5.43), and any other length means that the initiator has another block size in mind.
+    /// The length that Data-Out must have, where less would be something else: WRITE SAME takes exactly one logical block
+    /// (SBC-3 section 5.43), and any other length means that the initiator has another block size in mind; with COMPARE AND
+    /// WRITE nobody could say what is to be compared and what written.
     pub fn exact_data_out(&self) -> Option<u32> {
-        matches!(self, Self::WriteSame { no_data: false, .. }).then_some(512)
+        match *self {
+            Self::WriteSame { no_data: false, .. } => Some(512),
+            Self::CompareAndWrite { blocks, .. } => Some(2 * blocks * 512),
+            _ => None,
+        }
     }
 
     /// Upper bound of the memory that answering takes, for admission to the session's budget.
     pub fn data_in(&self) -> usize {
         match *self {
-            Self::Read { blocks, .. } => blocks as usize * 512,
+            Self::Read { blocks, .. } | Self::OrWrite { blocks, .. } | Self::CompareAndWrite { blocks, .. } => {
+                blocks as usize * 512
+            }
             // Runs through the range in pieces of at most 1 MiB.
             Self::Verify { .. } | Self::WriteVerify { .. } | Self::WriteSame { .. } => 1 << 20,
             _ => 4096,
@@ -193,6 +216,27 @@ pub(super) fn read(cdb: &Cdb, (lba, blocks): (u64, u32)) -> Result<Command, Sens
 pub(super) fn write(cdb: &Cdb, (lba, blocks): (u64, u32)) -> Result<Command, Sense> {
     unprotected(cdb)?;
     Ok(Command::Write { lba, blocks, fua: cdb[1] & 0x08 != 0 })
+}
+
+/// COMPARE AND WRITE (SBC-3 section 5.2): the number of blocks is one byte. DPO and FUA as with WRITE.
+pub(super) fn compare_and_write(cdb: &Cdb) -> Result<Command, Sense> {
+    unprotected(cdb)?;
+    Ok(Command::CompareAndWrite { lba: be64(cdb, 2), blocks: u32::from(cdb[13]) })
+}
+
+/// ORWRITE(16) (SBC-3 section 5.12).
+pub(super) fn or_write(cdb: &Cdb) -> Result<Command, Sense> {
+    unprotected(cdb)?;
+    let (lba, blocks) = range16(cdb);
+    Ok(Command::OrWrite { lba, blocks })
+}
+
+/// REPORT TARGET PORT GROUPS (SPC-4 section 6.37): parameter data format 000b or 001b.
+pub(super) fn report_port_groups(cdb: &Cdb) -> Result<Command, Sense> {
+    match cdb[1] >> 5 {
+        format @ (0 | 1) => Ok(Command::ReportPortGroups { extended: format == 1, allocation: be32(cdb, 6) }),
+        _ => Err(Sense::bit(1, 7)),
+    }
 }
 
 fn compare(cdb: &Cdb) -> Result<Compare, Sense> {

@@ -40,6 +40,8 @@ pub async fn execute<D: BlockDevice>(unit: Arc<LogicalUnit<D>>, command: Command
             Err(error) => Err(error.into()),
         },
         Command::Write { lba, fua, .. } => write(device, lba, data, fua).await,
+        Command::CompareAndWrite { lba, .. } => compare_and_write(device, lba, data).await,
+        Command::OrWrite { lba, .. } => or_write(device, lba, data).await,
         Command::WriteVerify { lba, blocks, compare } => write_verify(device, lba, blocks, compare, data).await,
         Command::Verify { lba, blocks, compare } => verify(device, lba, blocks, compare, &data).await,
         Command::SynchronizeCache { .. } => device.flush().await.map_err(Into::into),
@@ -82,6 +84,9 @@ fn parameters<D: BlockDevice>(unit: &LogicalUnit<D>, command: Command, data: &[u
             Ok(Completion::parameters(capacity::read_defects(short, lists), allocation))
         }
         Command::ReportLuns { select, allocation } => Ok(Completion::parameters(report::luns(select), allocation)),
+        Command::ReportPortGroups { extended, allocation } => {
+            Ok(Completion::parameters(report::port_groups(extended), allocation))
+        }
         Command::ReportOpcodes { timeouts, options, opcode, action, allocation } => {
             report::opcodes(timeouts, options, opcode, action).map(|d| Completion::parameters(d, allocation))
         }
@@ -106,6 +111,28 @@ async fn write<D: BlockDevice>(device: &D, lba: u64, data: Bytes, fua: bool) -> 
         return Ok(());
     }
     Ok(device.write(lba * 512, data, fua).await?)
+}
+
+/// COMPARE AND WRITE (SBC-3 section 5.2): the first half of the data is compared, the second written if all of it is there.
+async fn compare_and_write<D: BlockDevice>(device: &D, lba: u64, mut data: Bytes) -> Result<(), Failure> {
+    let new = data.split_off(data.len() / 2);
+    let mut differs = None;
+    let compare = |found: &[u8]| {
+        differs = found.iter().zip(&data).position(|(found, wanted)| found != wanted);
+        differs.is_none().then_some(new)
+    };
+    device.update(lba * 512, data.len() as u32, compare).await?;
+    match differs {
+        None => Ok(()),
+        // The offset of the first byte that differs.
+        Some(at) => Err(Sense::new(SenseKey::Miscompare, code::MISCOMPARE).at(at as u64).into()),
+    }
+}
+
+async fn or_write<D: BlockDevice>(device: &D, lba: u64, data: Bytes) -> Result<(), Failure> {
+    let data = whole_blocks(data);
+    let or = |found: &[u8]| Some(found.iter().zip(&data).map(|(found, bits)| found | bits).collect());
+    Ok(device.update(lba * 512, data.len() as u32, or).await?)
 }
 
 async fn write_verify<D: BlockDevice>(

@@ -10,6 +10,8 @@ use super::unit::UnitState;
 pub const MAX_TRANSFER: u32 = 32_768;
 /// Longest WRITE SAME in blocks; VPD B0h says so. Bounds how long an abort has to wait.
 pub const MAX_WRITE_SAME: u64 = MAX_TRANSFER as u64;
+/// Longest COMPARE AND WRITE in blocks: what its one byte can say; VPD B0h says so.
+pub const MAX_COMPARE: u8 = u8::MAX;
 /// Longest VERIFY without data in blocks (128 MiB), for the same reason.
 const MAX_SCAN: u64 = 262_144;
 
@@ -119,9 +121,10 @@ fn check(command: &Command, unit: UnitState) -> Result<(), Sense> {
         Command::Read { lba, blocks } => (lba, blocks.into(), MAX_TRANSFER.into(), false),
         Command::Verify { lba, blocks, compare: Compare::Data } => (lba, blocks.into(), MAX_TRANSFER.into(), false),
         Command::Verify { lba, blocks, .. } => (lba, blocks.into(), MAX_SCAN, false),
-        Command::Write { lba, blocks, .. } | Command::WriteVerify { lba, blocks, .. } => {
-            (lba, blocks.into(), MAX_TRANSFER.into(), true)
-        }
+        Command::Write { lba, blocks, .. }
+        | Command::OrWrite { lba, blocks }
+        | Command::WriteVerify { lba, blocks, .. } => (lba, blocks.into(), MAX_TRANSFER.into(), true),
+        Command::CompareAndWrite { lba, blocks } => (lba, blocks.into(), MAX_COMPARE.into(), true),
         Command::WriteSame { lba, blocks, .. } => (lba, blocks, MAX_WRITE_SAME, true),
         // Whatever the length: nothing is fetched, everything is synchronized.
         Command::Prefetch { lba, blocks } | Command::SynchronizeCache { lba, blocks } => {

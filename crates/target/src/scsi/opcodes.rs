@@ -77,9 +77,11 @@ pub static OPERATIONS: &[Operation] = &[
     // MODE SELECT(10), MODE SENSE(10)
     op(0x55, &[0x55, 0x11, 0, 0, 0, 0, 0, F, F, CTL], |b| c::mode_select(b, ModeForm::Ten)),
     op(0x5a, &[0x5a, 0x18, F, F, 0, 0, 0, F, F, CTL], |b| c::mode_sense(b, ModeForm::Ten)),
-    // READ(16), WRITE(16), WRITE AND VERIFY(16), VERIFY(16)
+    // READ(16), COMPARE AND WRITE, WRITE(16), ORWRITE(16), WRITE AND VERIFY(16), VERIFY(16)
     op(0x88, &[0x88, 0xf8, F, F, F, F, F, F, F, F, F, F, F, F, 0, CTL], |b| c::read(b, range16(b))),
+    op(0x89, &[0x89, 0xf8, F, F, F, F, F, F, F, F, 0, 0, 0, F, 0, CTL], c::compare_and_write),
     op(0x8a, &[0x8a, 0xf8, F, F, F, F, F, F, F, F, F, F, F, F, 0, CTL], |b| c::write(b, range16(b))),
+    op(0x8b, &[0x8b, 0xf8, F, F, F, F, F, F, F, F, F, F, F, F, 0, CTL], c::or_write),
     op(0x8e, &[0x8e, 0xf6, F, F, F, F, F, F, F, F, F, F, F, F, 0, CTL], |b| c::write_verify(b, range16(b))),
     op(0x8f, &[0x8f, 0xf6, F, F, F, F, F, F, F, F, F, F, F, F, 0, CTL], |b| c::verify(b, range16(b))),
     // PRE-FETCH(16), SYNCHRONIZE CACHE(16)
@@ -96,7 +98,8 @@ pub static OPERATIONS: &[Operation] = &[
     }),
     // REPORT LUNS
     op(0xa0, &[0xa0, 0, F, 0, 0, 0, F, F, F, F, 0, CTL], c::report_luns),
-    // REPORT SUPPORTED OPERATION CODES
+    // REPORT TARGET PORT GROUPS, REPORT SUPPORTED OPERATION CODES
+    act(0xa3, 0x0a, &[0xa3, 0xea, 0, 0, 0, 0, F, F, F, F, 0, CTL], c::report_port_groups),
     act(0xa3, 0x0c, &[0xa3, 0x0c, 0x87, F, F, F, F, F, F, F, 0, CTL], |b| {
         Ok(Command::ReportOpcodes {
             timeouts: b[2] & 0x80 != 0,
@@ -214,8 +217,8 @@ mod tests {
 
     #[test]
     fn unknown_commands_are_refused() {
-        // COMPARE AND WRITE, ORWRITE, PERSISTENT RESERVE IN/OUT, EXTENDED COPY, RESERVE(6), variable length
-        for opcode in [0x89, 0x8b, 0x5e, 0x5f, 0x83, 0x16, 0x7f] {
+        // PERSISTENT RESERVE IN/OUT, EXTENDED COPY, RESERVE(6), variable length
+        for opcode in [0x5e, 0x5f, 0x83, 0x16, 0x7f] {
             let mut cdb = [0; 16];
             cdb[0] = opcode;
             assert_eq!(decode(&cdb), Err(Sense::illegal(code::INVALID_OPCODE)));

@@ -1,12 +1,32 @@
-//! REPORT LUNS (SPC-4 section 6.33) and REPORT SUPPORTED OPERATION CODES (SPC-4 section 6.35).
+//! REPORT LUNS (SPC-4 section 6.33), REPORT SUPPORTED OPERATION CODES (section 6.35) and REPORT TARGET PORT GROUPS
+//! (section 6.37).
 
 use super::opcodes::{OPERATIONS, Operation, lines};
 use super::sense::Sense;
+use crate::iscsi::login::PORTAL_GROUP;
+
+/// The relative port identifier of the one target port.
+pub(super) const RELATIVE_PORT: u8 = 1;
 
 /// LUN 0, or nothing when only well known units are asked for.
 pub(super) fn luns(select: u8) -> Vec<u8> {
     let mut out = vec![0; if select == 1 { 8 } else { 16 }];
     out[3] = (out.len() - 8) as u8;
+    out
+}
+
+/// The one group with its one port: active/optimized, the only state there is. Whether the volume can be used at the moment is
+/// the group's matter and no path's: another portal of this target leads to the same place.
+pub(super) fn port_groups(extended: bool) -> Vec<u8> {
+    let mut out = vec![0; 4];
+    if extended {
+        out.extend([0x10, 0, 0, 0]); // format 001b, no implicit transition time
+    }
+    // State 0h; AO_SUP; group; no status code; one port.
+    out.extend([0x00, 0x01, 0, PORTAL_GROUP as u8, 0, 0x00, 0, 1]);
+    out.extend([0, 0, 0, RELATIVE_PORT]);
+    let length = (out.len() - 4) as u32;
+    out[..4].copy_from_slice(&length.to_be_bytes());
     out
 }
 

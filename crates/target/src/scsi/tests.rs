@@ -236,7 +236,7 @@ fn opcodes_are_reported_from_the_table() {
     assert_eq!((timed.len() - 4) / 20, opcodes::OPERATIONS.len());
     let one = |rig: &mut Rig, options, op, action| rig.good(&[0xa3, 0x0c, options, op, 0, action, 0, 0, 255, 255], &[]);
     assert_eq!(one(&mut rig, 1, 0x28, 0)[..5], [0, 3, 0, 10, 0x28]);
-    assert_eq!(one(&mut rig, 1, 0x89, 0)[1], 1);
+    assert_eq!(one(&mut rig, 1, 0x5e, 0)[1], 1);
     assert_eq!(one(&mut rig, 2, 0x9e, 0x10)[..5], [0, 3, 0, 16, 0x9e]);
     assert_eq!(one(&mut rig, 3, 0x9e, 0x12)[1], 1);
     assert_eq!(one(&mut rig, 3, 0x28, 0)[1], 3);
@@ -261,4 +261,58 @@ proptest! {
         let mut rig = Rig::new();
         let _ = rig.run(&c, &data);
     }
+}
+
+/// COMPARE AND WRITE or ORWRITE(16) at LBA 8.
+fn at_8(opcode: u8, blocks: u8) -> [u8; 16] {
+    let mut c = cdb(&[opcode]);
+    (c[9], c[13]) = (8, blocks);
+    c
+}
+
+#[test]
+fn compare_and_write() {
+    let mut rig = Rig::new();
+    rig.good(&[0x2a, 0, 0, 0, 0, 8, 0, 0, 2], &[1; 1024]);
+    let halves = |compared: u8, written: u8| [[compared; 1024], [written; 1024]].concat();
+    assert_eq!(Command::data_out(&opcodes::decode(&at_8(0x89, 2)).unwrap()), 2048);
+    rig.good(&at_8(0x89, 2), &halves(1, 2));
+    assert_eq!(rig.good(&[0x28, 0, 0, 0, 0, 8, 0, 0, 2], &[])[..], [2; 1024]);
+    // The first byte that differs is told, and nothing is written.
+    let mut almost = halves(2, 3);
+    almost[700] = 9;
+    let done = rig.run(&at_8(0x89, 2), &almost);
+    let sense = done.sense.unwrap();
+    assert_eq!((sense.key, sense.code, sense.information), (SenseKey::Miscompare, code::MISCOMPARE, Some(700)));
+    assert_eq!(rig.good(&[0x28, 0, 0, 0, 0, 8, 0, 0, 2], &[])[..], [2; 1024]);
+    rig.good(&at_8(0x89, 0), &[]);
+    let mut beyond = at_8(0x89, 2);
+    beyond[8..10].copy_from_slice(&(BLOCKS as u16 - 1).to_be_bytes());
+    assert_eq!(rig.refused(&beyond, &halves(0, 1)), code::OUT_OF_RANGE);
+    let limits = rig.good(&[0x12, 1, 0xb0, 0, 64], &[]);
+    assert_eq!(limits[5], 255);
+}
+
+#[test]
+fn or_write() {
+    let mut rig = Rig::new();
+    rig.good(&[0x2a, 0, 0, 0, 0, 8, 0, 0, 2], &[0x0f; 1024]);
+    rig.good(&at_8(0x8b, 2), &[0x31; 1024]);
+    assert_eq!(rig.good(&[0x28, 0, 0, 0, 0, 8, 0, 0, 3], &[])[..], [&[0x3f; 1024][..], &[0; 512]].concat());
+    rig.good(&at_8(0x8b, 0), &[]);
+}
+
+#[test]
+fn port_groups() {
+    let mut rig = Rig::new();
+    let group = [0x00, 0x01, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1];
+    let told = rig.good(&[0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 0, 64], &[]);
+    assert_eq!(told[..], [&[0, 0, 0, 12][..], &group].concat());
+    let told = rig.good(&[0xa3, 0x2a, 0, 0, 0, 0, 0, 0, 0, 64], &[]);
+    assert_eq!(told[..], [&[0, 0, 0, 16, 0x10, 0, 0, 0][..], &group].concat());
+    assert_eq!(rig.refused(&[0xa3, 0x4a, 0, 0, 0, 0, 0, 0, 0, 64], &[]), code::INVALID_FIELD);
+    // The standard INQUIRY data says that there is such a thing, and page 83h which group the port is in.
+    assert_eq!(rig.good(&[0x12, 0, 0, 0, 96], &[])[5] & 0x30, 0x10);
+    let ids = rig.good(&[0x12, 1, 0x83, 0, 255], &[]);
+    assert!(ids.windows(8).any(|d| d == [0x51, 0x95, 0, 4, 0, 0, 0, 1]));
 }

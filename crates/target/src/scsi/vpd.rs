@@ -1,7 +1,8 @@
 //! Vital product data (SPC-4 section 7.8, SBC-3 section 6.6): pages 00h 80h 83h B0h B1h B2h.
 
 use super::inquiry::VENDOR;
-use super::nexus::{MAX_TRANSFER, MAX_WRITE_SAME};
+use super::nexus::{MAX_COMPARE, MAX_TRANSFER, MAX_WRITE_SAME};
+use super::report::RELATIVE_PORT;
 use super::sense::Sense;
 use super::unmap::{MAX_BLOCKS, MAX_DESCRIPTORS};
 use crate::block_device::Geometry;
@@ -47,8 +48,9 @@ fn designators(target: &str, geometry: &Geometry) -> Vec<u8> {
     let mut t10 = VENDOR.to_vec();
     t10.extend(geometry.serial.bytes().take(64));
     put(0x02, 0x01, &t10);
-    // Relative target port 1.
-    put(0x51, 0x94, &[0, 0, 0, 1]);
+    // Relative target port, and the target port group that it is in (SPC-4 section 7.8.6.7, 7.8.6.8).
+    put(0x51, 0x94, &[0, 0, 0, RELATIVE_PORT]);
+    put(0x51, 0x95, &[0, 0, 0, PORTAL_GROUP as u8]);
     // Target port name, "iqn...,t,0x0001", NUL-terminated and padded to words (SPC-4 section 7.6.4.4.4).
     let mut name = format!("{target},t,0x{PORTAL_GROUP:04x}").into_bytes();
     name.resize((name.len() + 4) & !3, 0);
@@ -59,7 +61,8 @@ fn designators(target: &str, geometry: &Geometry) -> Vec<u8> {
 /// Block limits (SBC-3 section 6.6.3).
 fn block_limits() -> Vec<u8> {
     let mut b = vec![0; 0x3c];
-    b[0] = 0x01; // WSNZ: WRITE SAME of zero blocks is refused; no COMPARE AND WRITE
+    b[0] = 0x01; // WSNZ: WRITE SAME of zero blocks is refused
+    b[1] = MAX_COMPARE;
     b[2..4].copy_from_slice(&GRANULARITY.to_be_bytes());
     b[4..8].copy_from_slice(&MAX_TRANSFER.to_be_bytes());
     b[8..12].copy_from_slice(&OPTIMAL.to_be_bytes());

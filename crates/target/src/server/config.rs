@@ -1,9 +1,11 @@
 //! Settings of the server.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::iscsi::keys::Offer;
+use crate::iscsi::login::ChapAccount;
 
 /// Settings of the server; [`ServerConfig::new`] has good values for all but the portals.
 #[derive(Debug, Clone)]
@@ -13,6 +15,8 @@ pub struct ServerConfig {
     /// TargetAddress to tell in discovery; by default the address that the initiator connected to. Needed behind a
     /// Service, where that address is the pod's own.
     pub advertised: Option<SocketAddr>,
+    /// What discovery sessions have to show at first; without it everybody may ask which targets there are.
+    pub discovery_chap: Option<Arc<ChapAccount>>,
     /// Digests allowed and transfer limits.
     pub offer: Offer,
     /// A silent initiator is pinged after this time and given up after as much again.
@@ -37,6 +41,7 @@ impl ServerConfig {
         Self {
             portals,
             advertised: None,
+            discovery_chap: None,
             offer: Offer::default(),
             nop_interval: Duration::from_secs(15),
             login_timeout: Duration::from_secs(15),

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use super::engine::{self, Engine};
+use super::engine::{self, Ends, Engine};
 use super::registry::{Control, Registration, Shared};
 use super::writer::Writer;
 use crate::block_device::BlockDevice;
@@ -80,9 +80,9 @@ pub(super) async fn serve<D: BlockDevice>(
     let mut writer = Writer::new();
     writer.set_digests(digests);
     let session = Session::new(&outcome, attention);
-    let local = stream.local_addr().unwrap_or(peer);
+    let ends = Ends { local: stream.local_addr().unwrap_or(peer), initiator: outcome.initiator.clone() };
     let discovery = place.is_none();
-    let engine = Engine::new(shared, stream, local, deframer, writer, session, place);
+    let engine = Engine::new(shared, stream, ends, deframer, writer, session, place);
     let reason = tokio::select! {
         reason = engine::run(engine) => reason,
         // Sessions are asked to log out by their control messages; a discovery session has no state to save.
@@ -97,7 +97,7 @@ async fn login<D: BlockDevice>(
     deframer: &mut Deframer,
     peer: SocketAddr,
 ) -> Result<(LoginOutcome, Place<D>, Attention), Ended> {
-    let mut machine = LoginMachine::new(shared.config.offer.clone(), shared.new_tsih());
+    let mut machine = LoginMachine::new(shared.config.offer.clone(), shared.new_tsih(), shared.new_challenge()?);
     loop {
         let Some(pdu) = deframer.next_pdu()? else {
             if stream.read_buf(&mut deframer.space()).await? == 0 {

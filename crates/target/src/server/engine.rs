@@ -29,11 +29,17 @@ use crate::scsi::{Completion, LogicalUnit, execute};
 /// Seconds an initiator should wait before it comes back to a target that dropped it.
 const RECONNECT_AFTER: u16 = 1;
 
+/// Who talks to whom.
+pub(super) struct Ends {
+    pub(super) local: SocketAddr,
+    pub(super) initiator: String,
+}
+
 /// A connection in the full feature phase.
 pub(super) struct Engine<D> {
     shared: Arc<Shared<D>>,
     stream: TcpStream,
-    local: SocketAddr,
+    ends: Ends,
     deframer: Deframer,
     writer: Writer,
     session: Session,
@@ -58,7 +64,7 @@ impl<D: BlockDevice> Engine<D> {
     pub(super) fn new(
         shared: Arc<Shared<D>>,
         stream: TcpStream,
-        local: SocketAddr,
+        ends: Ends,
         deframer: Deframer,
         writer: Writer,
         session: Session,
@@ -71,7 +77,7 @@ impl<D: BlockDevice> Engine<D> {
         Self {
             shared,
             stream,
-            local,
+            ends,
             deframer,
             writer,
             session,
@@ -188,7 +194,8 @@ impl<D: BlockDevice> Engine<D> {
             return Poll::Ready(Err(Ended::Closed));
         }
         self.heard = true;
-        let portal = Portal { shared: &*self.shared, local: self.local };
+        let Ends { local, initiator } = &self.ends;
+        let portal = Portal { shared: &*self.shared, initiator, local: *local };
         let env = Env { unit: unit.map(LogicalUnit::state), targets: &portal };
         let taken = loop {
             match self.deframer.next_pdu() {

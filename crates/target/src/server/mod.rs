@@ -7,10 +7,12 @@
 //! A connection task owns its socket, its session machine and its commands in flight: no locks and no hand-over
 //! between tasks on the I/O path.
 
+mod access;
 mod config;
 mod connection;
 mod engine;
 mod registry;
+pub mod secrets;
 mod writer;
 
 use std::future::Future;
@@ -24,10 +26,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+pub use access::TargetAccess;
 pub use config::ServerConfig;
 pub use registry::SessionInfo;
 
 use crate::block_device::BlockDevice;
+use crate::iscsi::login::ChapAccount;
 use registry::Shared;
 
 /// Why the server could not do something.
@@ -115,13 +119,25 @@ impl<D: BlockDevice> TargetServer<D> {
     }
 
     /// Serves a device as LUN 0 of a target.
-    pub fn add_target(&self, iqn: String, device: Arc<D>) -> Result<(), ServerError> {
+    pub fn add_target(&self, iqn: String, device: Arc<D>, access: TargetAccess) -> Result<(), ServerError> {
         let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-:".contains(&b);
         let scheme = ["iqn.", "eui.", "naa."].iter().any(|s| iqn.starts_with(s));
         if !scheme || iqn.len() > 223 || !iqn.bytes().all(fits) {
             return Err(ServerError::BadName(iqn)); // RFC 7143 section 4.2.7
         }
-        self.shared.add(iqn, device)
+        self.shared.add(iqn, device, access)
+    }
+
+    /// Changes what discovery sessions have to show.
+    pub fn set_discovery_chap(&self, account: Option<Arc<ChapAccount>>) {
+        self.shared.set_discovery(account);
+    }
+
+    /// Changes who may log in to a target from now on; sessions that are open stay.
+    pub fn set_access(&self, iqn: &str, access: TargetAccess) {
+        if let Some(target) = self.shared.find(iqn) {
+            target.set_access(access);
+        }
     }
 
     /// Stops serving a target and ends its sessions; commands in flight still finish on the device.

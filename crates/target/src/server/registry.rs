@@ -4,6 +4,7 @@
 //! same initiator port (name + ISID) waits for that (session reinstatement, RFC 7143 section 6.3.5).
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -11,10 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use super::access::{self, TargetAccess};
 use super::{ServerConfig, ServerError};
 use crate::block_device::BlockDevice;
 use crate::iscsi::digest::Digests;
-use crate::iscsi::login::{Directory, LoginOutcome, LoginStatus, PORTAL_GROUP};
+use crate::iscsi::login::{Access, Challenge, ChapAccount, Directory, LoginOutcome, LoginStatus, PORTAL_GROUP};
 use crate::iscsi::session::TargetList;
 use crate::scsi::{Attention, LogicalUnit};
 
@@ -56,6 +58,7 @@ struct Handle {
 /// A target: LUN 0 and its sessions.
 pub(super) struct Target<D> {
     pub(super) unit: Arc<LogicalUnit<D>>,
+    access: RwLock<TargetAccess>,
     sessions: Mutex<Sessions>,
 }
 
@@ -82,6 +85,14 @@ impl<D> Drop for Registration<D> {
 impl<D> Target<D> {
     fn lock(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_access(&self, access: TargetAccess) {
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = access;
+    }
+
+    fn ask(&self, initiator: &str) -> Result<Access, LoginStatus> {
+        self.access.read().unwrap_or_else(PoisonError::into_inner).ask(initiator)
     }
 
     pub(super) fn infos(&self) -> Vec<SessionInfo> {
@@ -119,6 +130,7 @@ impl<D> Target<D> {
 pub(super) struct Shared<D> {
     pub(super) config: ServerConfig,
     targets: RwLock<BTreeMap<String, Arc<Target<D>>>>,
+    discovery: RwLock<Option<Arc<ChapAccount>>>,
     next_tsih: AtomicU16,
     next_id: AtomicU64,
 }
@@ -131,7 +143,20 @@ impl<D> Shared<D> {
 
 impl<D: BlockDevice> Shared<D> {
     pub(super) fn new(config: ServerConfig) -> Self {
-        Self { config, targets: RwLock::default(), next_tsih: AtomicU16::new(1), next_id: AtomicU64::new(1) }
+        let discovery = RwLock::new(config.discovery_chap.clone());
+        Self { config, targets: RwLock::default(), discovery, next_tsih: AtomicU16::new(1), next_id: AtomicU64::new(1) }
+    }
+
+    pub(super) fn set_discovery(&self, account: Option<Arc<ChapAccount>>) {
+        *self.discovery.write().unwrap_or_else(PoisonError::into_inner) = account;
+    }
+
+    /// A challenge for a new connection.
+    pub(super) fn new_challenge(&self) -> io::Result<Challenge> {
+        let mut random = [0; 33];
+        getrandom::fill(&mut random)?;
+        let [id, bytes @ ..] = random;
+        Ok(Challenge { id, bytes })
     }
 
     /// A target session handle; never 0, which means "new session" on the wire.
@@ -142,13 +167,13 @@ impl<D: BlockDevice> Shared<D> {
         }
     }
 
-    pub(super) fn add(&self, iqn: String, device: Arc<D>) -> Result<(), ServerError> {
+    pub(super) fn add(&self, iqn: String, device: Arc<D>, access: TargetAccess) -> Result<(), ServerError> {
         let unit = Arc::new(LogicalUnit::new(iqn.clone(), device));
         let mut targets = self.targets.write().unwrap_or_else(PoisonError::into_inner);
         if targets.contains_key(&iqn) {
             return Err(ServerError::Duplicate(iqn));
         }
-        targets.insert(iqn, Arc::new(Target { unit, sessions: Mutex::default() }));
+        targets.insert(iqn, Arc::new(Target { unit, access: RwLock::new(access), sessions: Mutex::default() }));
         Ok(())
     }
 
@@ -220,14 +245,18 @@ impl<D: BlockDevice> Shared<D> {
 }
 
 impl<D: BlockDevice> Directory for Shared<D> {
-    fn has_target(&self, iqn: &str) -> bool {
-        self.find(iqn).is_some()
+    fn access(&self, initiator: &str, target: Option<&str>) -> Result<Access, LoginStatus> {
+        match target {
+            None => Ok(access::of(self.discovery.read().unwrap_or_else(PoisonError::into_inner).as_ref())),
+            Some(iqn) => self.find(iqn).ok_or(LoginStatus::NotFound)?.ask(initiator),
+        }
     }
 }
 
-/// The target list as seen through one connection.
+/// The target list as seen through one connection: what the initiator may not use, it is not told of.
 pub(super) struct Portal<'a, D> {
     pub(super) shared: &'a Shared<D>,
+    pub(super) initiator: &'a str,
     pub(super) local: SocketAddr,
 }
 
@@ -241,7 +270,8 @@ impl<D: BlockDevice> TargetList for Portal<'_, D> {
         };
         let address = format!("{},{PORTAL_GROUP}", SocketAddr::new(ip, address.port()));
         let targets = self.shared.targets.read().unwrap_or_else(PoisonError::into_inner);
-        let names = targets.keys().filter(|iqn| name.is_none_or(|n| n == iqn.as_str()));
-        names.map(|iqn| (iqn.clone(), address.clone())).collect()
+        let named = |iqn: &str| name.is_none_or(|name| name == iqn);
+        let open = targets.iter().filter(|(iqn, target)| named(iqn) && target.ask(self.initiator).is_ok());
+        open.map(|(iqn, _)| (iqn.clone(), address.clone())).collect()
     }
 }

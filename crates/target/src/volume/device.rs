@@ -160,6 +160,18 @@ impl RaftVolume {
         }
     }
 
+    /// Any number of whole blocks.
+    async fn read_cover(&self, first: u64, end: u64) -> Result<Bytes, DeviceError> {
+        if end - first <= MAX_BLOCKS {
+            return self.read_blocks(first, end - first).await;
+        }
+        let parts = pieces(first, end - first, MAX_BLOCKS).map(|(lba, count)| self.read_blocks(lba, count));
+        let parts = try_join_all(parts).await?;
+        let mut whole = BytesMut::with_capacity(((end - first) * BLOCK) as usize);
+        parts.iter().for_each(|part| whole.extend_from_slice(part));
+        Ok(whole.freeze())
+    }
+
     /// Whole blocks, locked by the caller.
     async fn write_blocks(&self, lba: u64, data: Bytes) -> Result<(), DeviceError> {
         let pieces = pieces(lba, data.len() as u64 / BLOCK, MAX_BLOCKS).map(|(at, count)| {
@@ -218,15 +230,7 @@ impl BlockDevice for RaftVolume {
         }
         let (first, end) = cover(offset, u64::from(len));
         let head = (offset - first * BLOCK) as usize;
-        if end - first <= MAX_BLOCKS {
-            let data = self.read_blocks(first, end - first).await?;
-            return Ok(data.slice(head..head + len as usize));
-        }
-        let parts = pieces(first, end - first, MAX_BLOCKS).map(|(lba, count)| self.read_blocks(lba, count));
-        let parts = try_join_all(parts).await?;
-        let mut whole = BytesMut::with_capacity(((end - first) * BLOCK) as usize);
-        parts.iter().for_each(|part| whole.extend_from_slice(part));
-        Ok(whole.freeze().slice(head..head + len as usize))
+        Ok(self.read_cover(first, end).await?.slice(head..head + len as usize))
     }
 
     async fn write(&self, offset: u64, data: Bytes, _fua: bool) -> Result<(), DeviceError> {
@@ -241,6 +245,31 @@ impl BlockDevice for RaftVolume {
         } else {
             self.write_partial(offset, data).await
         }
+    }
+
+    async fn update(
+        &self,
+        offset: u64,
+        len: u32,
+        change: impl FnOnce(&[u8]) -> Option<Bytes> + Send,
+    ) -> Result<(), DeviceError> {
+        if len == 0 {
+            return Ok(());
+        }
+        self.shared.writes.fetch_add(1, Ordering::Relaxed);
+        let (first, end) = cover(offset, u64::from(len));
+        // Writes of this target wait at the lock. A write of another target took a newer epoch first, and then ours is
+        // refused; so nothing comes between the read and the write, also when the write has to be sent again.
+        let _lock = self.locks.lock(first, end).await;
+        let whole = self.read_cover(first, end).await?;
+        let range = (offset - first * BLOCK) as usize..(offset - first * BLOCK) as usize + len as usize;
+        let Some(new) = change(&whole[range.clone()]) else { return Ok(()) };
+        if new.len() != range.len() {
+            return Err(DeviceError::Internal(format!("{} bytes to put over {len}", new.len())));
+        }
+        let mut whole = BytesMut::from(whole);
+        whole[range].copy_from_slice(&new);
+        self.write_blocks(first, whole.freeze()).await
     }
 
     async fn unmap(&self, offset: u64, len: u64) -> Result<(), DeviceError> {

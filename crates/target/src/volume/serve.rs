@@ -9,6 +9,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,7 +25,8 @@ use tonic_health::ServingStatus;
 use tonic_health::server::health_reporter;
 
 use super::{RaftVolume, VolumeOptions, VolumeState};
-use crate::server::{ServerConfig, ServerError, TargetServer};
+use crate::server::secrets::{Accounts, SecretsError, read_accounts};
+use crate::server::{ServerConfig, ServerError, TargetAccess, TargetServer};
 
 /// I/O waits this long for a leader before it fails with a retryable error; Linux' initiator gives up after 120 s.
 const IO_WAIT: Duration = Duration::from_secs(100);
@@ -33,6 +36,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// How often the volumes are looked at for the readiness.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often the secrets are read again, so that a changed one counts without a restart.
+const SECRETS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The service name that a readiness probe asks for.
 const READY: &str = "ready";
@@ -46,6 +52,8 @@ pub struct TargetOptions {
     pub portal: SocketAddr,
     /// The address that discovery tells, when it is another one than initiators connect to: a Service's.
     pub advertise: Option<SocketAddr>,
+    /// CHAP accounts that initiators have to know ([`crate::server::secrets`]); `None`: everybody is let in.
+    pub chap: Option<PathBuf>,
     /// Where the control service listens.
     pub control: Endpoint,
     /// The volumes to serve until SetVolumes says more, so that a restarted target finds its volumes while nobody is there
@@ -61,6 +69,9 @@ pub enum ServeTargetError {
     /// The iSCSI server.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// The CHAP accounts.
+    #[error("CHAP accounts: {0}")]
+    Secrets(#[from] SecretsError),
     /// The control socket.
     #[error(transparent)]
     Control(#[from] EndpointError),
@@ -77,14 +88,25 @@ pub fn serve_target(options: TargetOptions) -> BoxFuture<'static, Result<(), Ser
 }
 
 async fn run(options: TargetOptions) -> Result<(), ServeTargetError> {
-    let TargetOptions { portal, advertise, control, volumes, mut shutdown } = options;
-    // Below the time that the supervisor gives a process to stop.
-    let config = ServerConfig { drain_timeout: DRAIN, advertised: advertise, ..ServerConfig::new(vec![portal]) };
+    let TargetOptions { portal, advertise, chap, control, volumes, mut shutdown } = options;
+    let accounts = chap.as_deref().map(read_accounts).transpose()?;
+    let config = ServerConfig {
+        // Below the time that the supervisor gives a process to stop.
+        drain_timeout: DRAIN,
+        advertised: advertise,
+        discovery_chap: accounts.as_ref().and_then(|accounts| accounts.discovery.clone()),
+        ..ServerConfig::new(vec![portal])
+    };
     let (server, running) = TargetServer::bind(config).await?;
     let target = TargetId::random();
     tracing::info!(%portal, %control, %target, "target is serving");
-    let served =
-        Arc::new(Volumes { target, server: server.clone(), table: Mutex::default(), told: AtomicBool::default() });
+    let served = Arc::new(Volumes {
+        target,
+        server: server.clone(),
+        table: Mutex::default(),
+        accounts: Mutex::new(accounts),
+        told: AtomicBool::default(),
+    });
     if let Some(volumes) = volumes {
         served.begin(volumes);
     }
@@ -95,13 +117,15 @@ async fn run(options: TargetOptions) -> Result<(), ServeTargetError> {
     let router = ballast_rpc::server().add_service(TargetControlServer::new(service)).add_service(health_service);
     let listener = Listener::bind(&control).await?;
     let mut grpc = tokio::spawn(listener.serve(router, async move { _ = stopped.wait_for(|stop| *stop).await }));
-    let mut running = std::pin::pin!(running);
+    let mut running = pin!(running);
     let mut look = tokio::time::interval(HEALTH_INTERVAL);
+    let mut secrets = pin!(refresh(chap, &served));
     loop {
         tokio::select! {
             () = &mut shutdown => break,
             result = &mut running => return Ok(result?),
             result = &mut grpc => return Ok(result.unwrap_or(Ok(()))?),
+            () = &mut secrets => {}
             _ = look.tick() => health.set_service_status(READY, served.readiness()).await,
         }
     }
@@ -112,6 +136,20 @@ async fn run(options: TargetOptions) -> Result<(), ServeTargetError> {
         grpc.abort();
     }
     Ok(())
+}
+
+/// Takes over what has become of the secrets, for ever. What cannot be read changes nothing: nobody is let in by that.
+async fn refresh(directory: Option<PathBuf>, volumes: &Volumes) {
+    let Some(directory) = directory else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(SECRETS_INTERVAL).await;
+        let directory = directory.clone();
+        match tokio::task::spawn_blocking(move || read_accounts(&directory)).await {
+            Ok(Ok(accounts)) => volumes.set_accounts(accounts),
+            Ok(Err(error)) => tracing::warn!(%error, "the CHAP accounts stay as they were"),
+            Err(error) => tracing::error!(%error, "reading the CHAP accounts failed"),
+        }
+    }
 }
 
 struct Served {
@@ -127,6 +165,7 @@ struct Volumes {
     target: TargetId,
     server: TargetServer<RaftVolume>,
     table: Mutex<HashMap<VolumeId, Served>>,
+    accounts: Mutex<Option<Accounts>>,
     /// Somebody has said which volumes these are.
     told: AtomicBool,
 }
@@ -153,6 +192,25 @@ fn replicas(volume: &TargetVolume) -> Result<Vec<(PoolId, Endpoint)>, Status> {
 impl Volumes {
     fn table(&self) -> MutexGuard<'_, HashMap<VolumeId, Served>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn access(&self) -> TargetAccess {
+        let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        TargetAccess { initiators: Vec::new(), chap: accounts.as_ref().map(|accounts| accounts.session.clone()) }
+    }
+
+    fn set_accounts(&self, new: Accounts) {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if accounts.as_ref() == Some(&new) {
+            return;
+        }
+        self.server.set_discovery_chap(new.discovery.clone());
+        *accounts = Some(new);
+        drop(accounts);
+        for served in self.table().values() {
+            self.server.set_access(&served.iqn, self.access());
+        }
+        tracing::info!("new CHAP accounts; they count from the next login on");
     }
 
     /// Serves what a hint says; a volume that cannot be served keeps none of the others away.
@@ -198,7 +256,7 @@ impl Volumes {
             replicas,
             io_wait: IO_WAIT,
         }));
-        self.server.add_target(volume.iqn.clone(), device.clone()).map_err(invalid)?;
+        self.server.add_target(volume.iqn.clone(), device.clone(), self.access()).map_err(invalid)?;
         let TargetVolume { iqn, name, blocks, .. } = volume;
         self.table().insert(id, Served { iqn, name, blocks, replicas: table, device });
         Ok(())

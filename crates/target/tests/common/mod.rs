@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 use ballast_target::iscsi::digest::Digests;
 use ballast_target::iscsi::framing::{Deframer, WirePdu};
 use ballast_target::iscsi::pdu::*;
-use ballast_target::{BlockDevice, DeviceError, Geometry, MemoryDevice, ServerConfig, TargetServer};
+use ballast_target::{BlockDevice, DeviceError, Geometry, MemoryDevice, ServerConfig, TargetAccess, TargetServer};
 use bytes::{BufMut, Bytes};
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -75,6 +76,16 @@ impl BlockDevice for Held {
         self.memory.write(offset, data, fua).await
     }
 
+    async fn update(
+        &self,
+        offset: u64,
+        len: u32,
+        change: impl FnOnce(&[u8]) -> Option<Bytes> + Send,
+    ) -> Result<(), DeviceError> {
+        self.check()?;
+        self.memory.update(offset, len, change).await
+    }
+
     async fn unmap(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
         self.check()?;
         self.memory.unmap(offset, len).await
@@ -97,7 +108,7 @@ pub async fn serve(change: impl FnOnce(&mut ServerConfig)) -> (TargetServer<Held
     let (server, run) = TargetServer::bind(config).await.unwrap();
     tokio::spawn(run);
     let device = Arc::new(Held::new());
-    server.add_target(IQN.into(), device.clone()).unwrap();
+    server.add_target(IQN.into(), device.clone(), TargetAccess::default()).unwrap();
     let address = server.local_addrs()[0];
     (server, address, device)
 }
@@ -145,6 +156,11 @@ pub fn rw16(op: u8, lba: u64, blocks: u32) -> [u8; 16] {
     c
 }
 
+fn who(name: &str, target: Option<&str>) -> String {
+    let target = target.map_or("SessionType=Discovery".to_owned(), |t| format!("TargetName={t}"));
+    format!("InitiatorName={name}\n{target}\n")
+}
+
 impl Initiator {
     /// Logs in straight to the operational stage.
     pub async fn login(
@@ -154,24 +170,53 @@ impl Initiator {
         target: Option<&str>,
         keys: &str,
     ) -> Result<Self, Refused> {
-        let stream = TcpStream::connect(address).await.unwrap();
-        let mut me = Self {
-            stream,
+        let mut me = Self::connect(address).await;
+        let text = format!("{}MaxRecvDataSegmentLength=65536\n{keys}", who(name, target));
+        let pdu = me.ask(1, 3, isid, &text).await?;
+        me.enter(&pdu)
+    }
+
+    /// Logs in by CHAP with SHA-256.
+    pub async fn login_chap(
+        address: SocketAddr,
+        name: &str,
+        target: Option<&str>,
+        (user, secret): (&str, &str),
+    ) -> Result<Self, Refused> {
+        let mut me = Self::connect(address).await;
+        me.ask(0, 1, 1, &format!("{}AuthMethod=CHAP,None\n", who(name, target))).await?;
+        let pdu = me.ask(0, 1, 1, "CHAP_A=7,5\n").await?;
+        me.keys = ballast_target::iscsi::text::parse(&pdu.data).unwrap();
+        assert_eq!(me.key("CHAP_A"), Some("7"));
+        let id = [me.key("CHAP_I").unwrap().parse().unwrap()];
+        let challenge = &me.key("CHAP_C").unwrap()[2..];
+        let challenge = data_encoding::HEXLOWER.decode(challenge.as_bytes()).unwrap();
+        let hash = Sha256::new().chain_update(id).chain_update(secret).chain_update(challenge).finalize();
+        let answer = data_encoding::HEXLOWER.encode(&hash);
+        me.ask(0, 1, 1, &format!("CHAP_N={user}\nCHAP_R=0x{answer}\n")).await?;
+        let pdu = me.ask(1, 3, 1, "").await?;
+        me.enter(&pdu)
+    }
+
+    async fn connect(address: SocketAddr) -> Self {
+        Self {
+            stream: TcpStream::connect(address).await.unwrap(),
             deframer: Deframer::new(1 << 24),
             digests: Digests::default(),
             cmd_sn: 1,
             exp_stat_sn: 0,
             itt: 1,
             keys: Vec::new(),
-        };
-        let target = target.map_or("SessionType=Discovery".to_owned(), |t| format!("TargetName={t}"));
-        let text =
-            format!("InitiatorName={name}\n{target}\nMaxRecvDataSegmentLength=65536\n{keys}").replace('\n', "\0");
+        }
+    }
+
+    /// One login request of a stage and its answer.
+    async fn ask(&mut self, csg: u8, nsg: u8, isid: u8, text: &str) -> Result<Pdu, Refused> {
         let request = LoginRequest {
             transit: true,
             more: false,
-            csg: 1,
-            nsg: 3,
+            csg,
+            nsg,
             version_max: 0,
             version_min: 0,
             isid: [0x80, 0, 0, 0, 0, isid],
@@ -181,19 +226,24 @@ impl Initiator {
             cmd_sn: 1,
             exp_stat_sn: 0,
         };
-        me.send(request.encode(), text.as_bytes()).await;
-        let pdu = me.recv().await.expect("a login response");
-        let response = LoginResponse::decode(&pdu.bhs);
-        if response.status != 0 {
-            return Err(Refused(response.status));
+        self.send(request.encode(), text.replace('\n', "\0").as_bytes()).await;
+        let pdu = self.recv().await.expect("a login response");
+        match LoginResponse::decode(&pdu.bhs).status {
+            0 => Ok(pdu),
+            status => Err(Refused(status)),
         }
+    }
+
+    /// Takes over what the last login response agreed on.
+    fn enter(mut self, pdu: &Pdu) -> Result<Self, Refused> {
+        let response = LoginResponse::decode(&pdu.bhs);
         assert!(response.transit && response.tsih != 0);
-        me.exp_stat_sn = response.numbers.stat.wrapping_add(1);
-        me.keys = ballast_target::iscsi::text::parse(&pdu.data).unwrap();
-        let on = |key: &str| me.key(key) == Some("CRC32C");
-        me.digests = Digests { header: on("HeaderDigest"), data: on("DataDigest") };
-        me.deframer.set_full_feature(me.digests, 65536);
-        Ok(me)
+        self.exp_stat_sn = response.numbers.stat.wrapping_add(1);
+        self.keys = ballast_target::iscsi::text::parse(&pdu.data).unwrap();
+        let on = |key: &str| self.key(key) == Some("CRC32C");
+        self.digests = Digests { header: on("HeaderDigest"), data: on("DataDigest") };
+        self.deframer.set_full_feature(self.digests, 65536);
+        Ok(self)
     }
 
     /// A session that is past its first unit attention.

@@ -7,12 +7,16 @@
 //! The first complete text names the initiator, the session type and the target; nothing else is answered before.
 //! Any error is answered with its status and ends the connection (section 6.3.1).
 
+mod chap;
 mod security;
 mod status;
 #[cfg(test)]
 mod tests;
 
+pub use chap::{Challenge, ChapAccount, Credentials, CredentialsError};
 pub use status::LoginStatus;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -33,10 +37,20 @@ const MAX_NAME: usize = 223;
 /// The one target portal group.
 pub const PORTAL_GROUP: u16 = 1;
 
+/// What an initiator has to show before it is let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing.
+    Open,
+    /// That it knows the secret.
+    Chap(Arc<ChapAccount>),
+}
+
 /// What the login machine asks about targets.
 pub trait Directory {
-    /// Is there a target of this name?
-    fn has_target(&self, iqn: &str) -> bool;
+    /// What this initiator has to show for a session with a target, or, without one, for a discovery session. An error
+    /// when there is no such target, or none for this initiator.
+    fn access(&self, initiator: &str, target: Option<&str>) -> Result<Access, LoginStatus>;
 }
 
 /// A login that went through.
@@ -98,8 +112,9 @@ pub struct LoginMachine {
 type Pairs = Vec<(String, String)>;
 
 impl LoginMachine {
-    /// A machine for a new connection; `tsih` is the handle the session gets, not 0.
-    pub fn new(offer: Offer, tsih: u16) -> Self {
+    /// A machine for a new connection; `tsih` is the handle the session gets, not 0. The challenge is random, and no other
+    /// connection's.
+    pub fn new(offer: Offer, tsih: u16, challenge: Challenge) -> Self {
         Self {
             offer,
             tsih,
@@ -110,7 +125,7 @@ impl LoginMachine {
             stat_sn: 0,
             text: Vec::new(),
             seen: Vec::new(),
-            security: Security::default(),
+            security: Security::new(challenge),
             params: Params::default(),
             initiator: None,
             target: None,
@@ -216,11 +231,12 @@ impl LoginMachine {
             }
         }
         self.require_names(dir, &mut out)?;
-        let mut may_leave = true;
         if self.stage == Stage::Security {
-            may_leave = self.security.step(&security, &mut out)?;
+            self.security.step(&security, request.transit, &mut out)?;
         } else if !security.is_empty() {
             return Err(LoginStatus::InitiatorError);
+        } else if !self.security.is_satisfied() {
+            return Err(LoginStatus::AuthenticationFailed); // it began with the operational stage
         }
         if self.stage == Stage::Operational && !std::mem::replace(&mut self.declared, true) {
             text::put(&mut out, "MaxRecvDataSegmentLength", &self.offer.max_recv_data.to_string());
@@ -228,7 +244,7 @@ impl LoginMachine {
         if out.len() > MAX_ANSWER {
             return Err(LoginStatus::InitiatorError);
         }
-        if !(request.transit && may_leave) {
+        if !(request.transit && self.security.is_satisfied()) {
             return Ok(LoginStep::Continue(self.response(request, false, LoginStatus::Success, out)));
         }
         let next = Stage::from_code(request.nsg).filter(|n| n.code() > self.stage.code());
@@ -279,14 +295,13 @@ impl LoginMachine {
         if std::mem::replace(&mut self.named, true) {
             return Ok(());
         }
-        if self.initiator.is_none() {
-            return Err(LoginStatus::MissingParameter);
-        }
-        if !self.discovery {
-            let target = self.target.as_deref().ok_or(LoginStatus::MissingParameter)?;
-            if !dir.has_target(target) {
-                return Err(LoginStatus::NotFound);
-            }
+        let initiator = self.initiator.as_deref().ok_or(LoginStatus::MissingParameter)?;
+        let target = match self.discovery {
+            true => None,
+            false => Some(self.target.as_deref().ok_or(LoginStatus::MissingParameter)?),
+        };
+        self.security.require(dir.access(initiator, target)?);
+        if target.is_some() {
             // Section 13.9: the portal group tag comes with the first response of a session to a named target.
             text::put(out, "TargetPortalGroupTag", &PORTAL_GROUP.to_string());
         }

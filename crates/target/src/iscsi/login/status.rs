@@ -12,6 +12,9 @@ pub enum LoginStatus {
     /// The initiator could not be authenticated.
     #[error("authentication failed")]
     AuthenticationFailed,
+    /// The initiator is not among those that may use the target.
+    #[error("this initiator may not use that target")]
+    Forbidden,
     /// No such target.
     #[error("there is no target of that name here")]
     NotFound,
@@ -45,6 +48,7 @@ impl LoginStatus {
             Self::Success => 0x0000,
             Self::InitiatorError => 0x0200,
             Self::AuthenticationFailed => 0x0201,
+            Self::Forbidden => 0x0202,
             Self::NotFound => 0x0203,
             Self::UnsupportedVersion => 0x0205,
             Self::MissingParameter => 0x0207,

@@ -4,13 +4,32 @@ use proptest::prelude::*;
 
 struct One;
 impl Directory for One {
-    fn has_target(&self, iqn: &str) -> bool {
-        iqn == "iqn.t"
+    fn access(&self, _: &str, target: Option<&str>) -> Result<Access, LoginStatus> {
+        if target.is_none_or(|iqn| iqn == "iqn.t") { Ok(Access::Open) } else { Err(LoginStatus::NotFound) }
     }
 }
 
+const CHALLENGE: Challenge = Challenge { id: 3, bytes: [0x5a; 32] };
+
 fn machine() -> LoginMachine {
-    LoginMachine::new(Offer::default(), 77)
+    LoginMachine::new(Offer::default(), 77, CHALLENGE)
+}
+
+/// Wants CHAP from everybody, and lets nobody else in than iqn.i.
+struct Guarded;
+impl Directory for Guarded {
+    fn access(&self, initiator: &str, _: Option<&str>) -> Result<Access, LoginStatus> {
+        if initiator != "iqn.i" {
+            return Err(LoginStatus::Forbidden);
+        }
+        let account = Credentials::new("user", "initiator-secret").unwrap();
+        Ok(Access::Chap(Arc::new(ChapAccount::new(account, None).unwrap())))
+    }
+}
+
+fn answer() -> String {
+    // printf '\003initiator-secretZZZ...' | md5sum, with 32 times Z (5ah)
+    "CHAP_N=user\nCHAP_R=0x6349f60d623a81c87fe9722bbe5fb8b2\n".to_owned()
 }
 
 fn request(csg: u8, nsg: u8, transit: bool) -> LoginRequest {
@@ -151,11 +170,53 @@ fn endless_logins_end() {
 #[test]
 fn digests_that_are_required() {
     let offer = Offer { header_none: false, ..Offer::default() };
-    let mut m = LoginMachine::new(offer.clone(), 1);
+    let mut m = LoginMachine::new(offer.clone(), 1, CHALLENGE);
     assert_eq!(failed(m.on_pdu(&pdu(request(1, 3, true), NAMES), &One)), LoginStatus::InitiatorError);
-    let mut m = LoginMachine::new(offer, 1);
+    let mut m = LoginMachine::new(offer, 1, CHALLENGE);
     let text = format!("{NAMES}HeaderDigest=CRC32C\n");
     assert!(matches!(m.on_pdu(&pdu(request(1, 3, true), &text), &One), LoginStep::Done(..)));
+}
+
+#[test]
+fn a_secret_is_asked_for_and_shown() {
+    for names in [NAMES, "InitiatorName=iqn.i\nSessionType=Discovery\n"] {
+        let mut m = machine();
+        let text = format!("{names}AuthMethod=CHAP,None\n");
+        let LoginStep::Continue(reply) = m.on_pdu(&pdu(request(0, 1, true), &text), &Guarded) else { panic!() };
+        assert!(!LoginResponse::decode(&reply.bhs).transit, "not yet");
+        assert!(text_of(&reply).ends_with("AuthMethod=CHAP\n"));
+        let LoginStep::Continue(reply) = m.on_pdu(&pdu(request(0, 1, true), "CHAP_A=5\n"), &Guarded) else { panic!() };
+        assert!(!LoginResponse::decode(&reply.bhs).transit);
+        assert_eq!(text_of(&reply), format!("CHAP_A=5\nCHAP_I=3\nCHAP_C=0x{}\n", "5a".repeat(32)));
+        let LoginStep::Continue(reply) = m.on_pdu(&pdu(request(0, 1, true), &answer()), &Guarded) else { panic!() };
+        assert!(LoginResponse::decode(&reply.bhs).transit);
+        assert!(matches!(m.on_pdu(&pdu(request(1, 3, true), ""), &Guarded), LoginStep::Done(..)));
+    }
+}
+
+#[test]
+fn nobody_gets_past_a_secret() {
+    let first = |r: LoginRequest, text: &str| failed(machine().on_pdu(&pdu(r, &format!("{NAMES}{text}")), &Guarded));
+    // The stage left out, the stage without a method, no method that helps, a guess without a challenge.
+    assert_eq!(first(request(1, 3, true), ""), LoginStatus::AuthenticationFailed);
+    assert_eq!(first(request(0, 3, true), ""), LoginStatus::AuthenticationFailed);
+    assert_eq!(first(request(0, 1, true), "AuthMethod=None\n"), LoginStatus::AuthenticationFailed);
+    assert_eq!(first(request(0, 1, true), &answer()), LoginStatus::InitiatorError);
+    let stranger = "InitiatorName=iqn.j\nTargetName=iqn.t\n";
+    assert_eq!(failed(machine().on_pdu(&pdu(request(0, 1, true), stranger), &Guarded)), LoginStatus::Forbidden);
+    // A second try needs a new connection, and a failed one cannot be talked round.
+    let mut m = machine();
+    for text in [format!("{NAMES}AuthMethod=CHAP\n"), "CHAP_A=5\n".into()] {
+        assert!(matches!(m.on_pdu(&pdu(request(0, 1, true), &text), &Guarded), LoginStep::Continue(_)));
+    }
+    let wrong = pdu(request(0, 1, true), "CHAP_N=user\nCHAP_R=0x00\n");
+    assert_eq!(failed(m.on_pdu(&wrong, &Guarded)), LoginStatus::AuthenticationFailed);
+    assert!(!m.security.is_satisfied());
+    // Neither can the method be changed.
+    let mut m = machine();
+    let _ = m.on_pdu(&pdu(request(0, 1, true), &format!("{NAMES}AuthMethod=CHAP\n")), &Guarded);
+    let again = pdu(request(0, 1, true), "AuthMethod=None\n");
+    assert_eq!(failed(m.on_pdu(&again, &Guarded)), LoginStatus::InitiatorError);
 }
 
 proptest! {
