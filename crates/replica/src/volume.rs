@@ -1,4 +1,4 @@
-//! What a volume is besides its blocks: the newest epoch and who owns it. Pure; the log drives it.
+//! What a volume is besides its blocks: the newest epoch, who owns it, and what targets keep with it. Pure; the log drives it.
 //!
 //! Invariants
 //! * The state is a function of the log alone, so every replica takes the same decisions at the same index.
@@ -11,6 +11,10 @@
 use ballast_api::{BlockCount, Epoch, Lba, TargetId};
 use bytes::Bytes;
 use std::sync::Arc;
+
+/// The most bytes that a target may keep with a volume. With its header it has to fit into one record of the journal.
+pub const MAX_TARGET_STATE: usize = 48 * 1024;
+const _: () = assert!(MAX_TARGET_STATE + 4096 <= ballast_pool::MAX_HEADER_BYTES);
 
 /// What the log of a volume holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +46,13 @@ pub enum Command {
         /// `false`: only if this target owns the volume already (it reconnects).
         take_over: bool,
     },
+    /// What targets keep with the volume for the next one: reservations, for instance. Replaces what was kept before.
+    SaveState {
+        /// Epoch of the target.
+        epoch: Epoch,
+        /// Opaque here, at most [`MAX_TARGET_STATE`] bytes.
+        state: Bytes,
+    },
 }
 
 /// What became of a command.
@@ -58,7 +69,11 @@ pub enum Outcome {
     Opened {
         /// To be carried by every following command.
         epoch: Epoch,
+        /// What the last target kept.
+        state: Bytes,
     },
+    /// The target's state is kept.
+    Saved,
 }
 
 /// The state that the commands change, besides the map.
@@ -68,6 +83,8 @@ pub struct VolumeState {
     pub epoch: Epoch,
     /// Who owns it.
     pub owner: Option<TargetId>,
+    /// What the owner, or the one before it, kept last.
+    pub target_state: Bytes,
 }
 
 impl VolumeState {
@@ -87,8 +104,13 @@ impl VolumeState {
                 }
                 self.epoch = Epoch(self.epoch.0 + 1);
                 self.owner = Some(*target);
-                Outcome::Opened { epoch: self.epoch }
+                Outcome::Opened { epoch: self.epoch, state: self.target_state.clone() }
             }
+            Command::SaveState { epoch, state } if *epoch == self.epoch => {
+                self.target_state = state.clone();
+                Outcome::Saved
+            }
+            Command::SaveState { .. } => Outcome::Fenced { epoch: self.epoch },
         }
     }
 }
@@ -96,6 +118,14 @@ impl VolumeState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn opened(epoch: u64, state: &'static [u8]) -> Outcome {
+        Outcome::Opened { epoch: Epoch(epoch), state: Bytes::from_static(state) }
+    }
+
+    fn save(epoch: u64, state: &'static [u8]) -> Command {
+        Command::SaveState { epoch: Epoch(epoch), state: Bytes::from_static(state) }
+    }
 
     fn write(epoch: u64) -> Command {
         Command::Unmap { epoch: Epoch(epoch), lba: Lba(0), count: BlockCount(1) }
@@ -105,9 +135,9 @@ mod tests {
     fn a_target_that_lost_the_volume_is_fenced() {
         let (a, b) = (TargetId::random(), TargetId::random());
         let mut volume = VolumeState::default();
-        assert_eq!(volume.apply(&Command::Open { target: a, take_over: true }), Outcome::Opened { epoch: Epoch(1) });
+        assert_eq!(volume.apply(&Command::Open { target: a, take_over: true }), opened(1, b""));
         assert_eq!(volume.apply(&write(1)), Outcome::Done);
-        assert_eq!(volume.apply(&Command::Open { target: b, take_over: true }), Outcome::Opened { epoch: Epoch(2) });
+        assert_eq!(volume.apply(&Command::Open { target: b, take_over: true }), opened(2, b""));
         assert_eq!(volume.apply(&write(1)), Outcome::Fenced { epoch: Epoch(2) });
         // A reconnect of the old owner must not take the volume back.
         let reconnect = Command::Open { target: a, take_over: false };
@@ -121,8 +151,20 @@ mod tests {
         let mut volume = VolumeState::default();
         volume.apply(&Command::Open { target: a, take_over: true });
         let reconnect = Command::Open { target: a, take_over: false };
-        assert_eq!(volume.apply(&reconnect), Outcome::Opened { epoch: Epoch(2) });
+        assert_eq!(volume.apply(&reconnect), opened(2, b""));
         assert_eq!(volume.apply(&write(1)), Outcome::Fenced { epoch: Epoch(2) });
+    }
+
+    #[test]
+    fn the_next_target_gets_what_the_last_one_kept() {
+        let (a, b) = (TargetId::random(), TargetId::random());
+        let mut volume = VolumeState::default();
+        assert_eq!(volume.apply(&Command::Open { target: a, take_over: true }), opened(1, b""));
+        assert_eq!(volume.apply(&save(1, b"reserved")), Outcome::Saved);
+        assert_eq!(volume.apply(&Command::Open { target: b, take_over: true }), opened(2, b"reserved"));
+        // The old one cannot change it any more.
+        assert_eq!(volume.apply(&save(1, b"free")), Outcome::Fenced { epoch: Epoch(2) });
+        assert_eq!(volume.apply(&Command::Open { target: b, take_over: false }), opened(3, b"reserved"));
     }
 
     #[test]

@@ -86,6 +86,13 @@ pub trait BlockDevice: Send + Sync + 'static {
     /// Makes a range read as zeroes.
     fn write_zeroes(&self, offset: u64, len: u64) -> impl Future<Output = Result<(), DeviceError>> + Send;
 
+    /// What [`Self::save_state`] kept last, also by an earlier target; empty when nothing was. Waits until it is known.
+    fn load_state(&self) -> impl Future<Output = Result<Bytes, DeviceError>> + Send;
+
+    /// Keeps bytes with the device, beside its contents, for whoever serves it next; durable when it returns. After
+    /// [`DeviceError::Unavailable`] either the old or the new ones are kept.
+    fn save_state(&self, state: Bytes) -> impl Future<Output = Result<(), DeviceError>> + Send;
+
     /// Returns when everything answered before is durable.
     fn flush(&self) -> impl Future<Output = Result<(), DeviceError>> + Send;
 }

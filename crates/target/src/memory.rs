@@ -1,6 +1,6 @@
 //! A block device in memory: sparse 4 KiB pages. For tests, examples and protocol measurements.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use bytes::{Bytes, BytesMut};
 
@@ -12,6 +12,7 @@ const PAGE: u64 = 4096;
 pub struct MemoryDevice {
     geometry: Geometry,
     pages: RwLock<Vec<Option<Bytes>>>,
+    state: Mutex<Bytes>,
 }
 
 static ZEROES: [u8; PAGE as usize] = [0; PAGE as usize];
@@ -22,7 +23,7 @@ impl MemoryDevice {
         let blocks512 = bytes / LOGICAL_BLOCK;
         let pages = vec![None; bytes.div_ceil(PAGE) as usize];
         let geometry = Geometry { blocks512, serial: serial.to_owned(), naa, read_only: false };
-        Self { geometry, pages: RwLock::new(pages) }
+        Self { geometry, pages: RwLock::new(pages), state: Mutex::default() }
     }
 
     /// The same device, refusing writes.
@@ -136,6 +137,15 @@ impl BlockDevice for MemoryDevice {
 
     async fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
         self.zero(offset, len)
+    }
+
+    async fn load_state(&self) -> Result<Bytes, DeviceError> {
+        Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    async fn save_state(&self, state: Bytes) -> Result<(), DeviceError> {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        Ok(())
     }
 
     async fn flush(&self) -> Result<(), DeviceError> {

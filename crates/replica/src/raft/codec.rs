@@ -11,9 +11,10 @@
 //!   2 unmap      epoch u64                        lba and count are the record's own
 //!   3 open       target [16] | take_over u8
 //!   4 membership postcard(MembershipBody)
+//!   5 save state epoch u64 | what the target keeps
 //! command        = header, for write: + lba u64, for unmap: + lba u64 + count u64   (between replicas)
 //! vote           term u64 | node u64 | committed u8
-//! state          postcard(StateBody)
+//! state          postcard(StateBody) | what the target keeps (nothing in states of before it could)
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +37,7 @@ const WRITE: u8 = 1;
 const UNMAP: u8 = 2;
 const OPEN: u8 = 3;
 const MEMBERSHIP: u8 = 4;
+const SAVE_STATE: u8 = 5;
 
 /// Bytes that are not what they should be. In the journal that is damage, between replicas a version mismatch.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +158,10 @@ pub fn record_of(entry: Entry) -> LogRecord {
             put_open(&mut header, target, take_over);
             LogOp::None
         }
+        EntryPayload::Normal(Command::SaveState { epoch, state }) => {
+            put_save_state(&mut header, epoch, &state);
+            LogOp::None
+        }
         EntryPayload::Membership(membership) => {
             header.put_u8(MEMBERSHIP);
             header.put_slice(&encode_membership(&membership));
@@ -182,7 +188,8 @@ pub fn entry_of(record: LogRecord) -> Result<Entry, DecodeError> {
         }
         (OPEN, LogOp::None) => EntryPayload::Normal(take_open(&mut header)?),
         (MEMBERSHIP, LogOp::None) => EntryPayload::Membership(decode_membership(header)?),
-        (BLANK..=MEMBERSHIP, _) => return Err(DecodeError::Mismatch { index }),
+        (SAVE_STATE, LogOp::None) => EntryPayload::Normal(take_save_state(&mut header)?),
+        (BLANK..=SAVE_STATE, _) => return Err(DecodeError::Mismatch { index }),
         (other, _) => return Err(DecodeError::Kind(other)),
     };
     Ok(Entry::new(log_id, payload))
@@ -192,6 +199,16 @@ fn put_open(out: &mut BytesMut, target: TargetId, take_over: bool) {
     out.put_u8(OPEN);
     out.put_slice(target.as_bytes());
     out.put_u8(u8::from(take_over));
+}
+
+fn put_save_state(out: &mut BytesMut, epoch: Epoch, state: &[u8]) {
+    out.put_u8(SAVE_STATE);
+    out.put_u64_le(epoch.0);
+    out.put_slice(state);
+}
+
+fn take_save_state(bytes: &mut &[u8]) -> Result<Command, DecodeError> {
+    Ok(Command::SaveState { epoch: take_epoch(bytes)?, state: Bytes::copy_from_slice(bytes) })
 }
 
 fn take_epoch(bytes: &mut &[u8]) -> Result<Epoch, DecodeError> {
@@ -228,6 +245,7 @@ pub fn entry_to_wire(entry: Entry) -> wire::Entry {
             command.put_u64_le(count.0);
         }
         EntryPayload::Normal(Command::Open { target, take_over }) => put_open(&mut command, target, take_over),
+        EntryPayload::Normal(Command::SaveState { epoch, state }) => put_save_state(&mut command, epoch, &state),
         EntryPayload::Membership(membership) => {
             command.put_u8(MEMBERSHIP);
             command.put_slice(&encode_membership(&membership));
@@ -265,6 +283,7 @@ pub fn entry_from_wire(entry: wire::Entry) -> Result<Entry, DecodeError> {
         }
         OPEN => EntryPayload::Normal(take_open(&mut command)?),
         MEMBERSHIP => EntryPayload::Membership(decode_membership(command)?),
+        SAVE_STATE => EntryPayload::Normal(take_save_state(&mut command)?),
         other => return Err(DecodeError::Kind(other)),
     };
     Ok(Entry::new(log_id, payload))
@@ -323,16 +342,19 @@ pub fn encode_state(volume: &VolumeState, membership: &StoredMembership) -> Byte
         membership_at: membership.log_id().as_ref().map(|id| (id.leader_id.term, id.leader_id.node_id, id.index)),
         membership: MembershipBody::of(membership.membership()),
     };
-    postcard::to_stdvec(&body).unwrap_or_default().into()
+    let mut bytes = postcard::to_stdvec(&body).unwrap_or_default();
+    bytes.extend_from_slice(&volume.target_state);
+    bytes.into()
 }
 
 /// Back from [`encode_state`].
 pub fn decode_state(bytes: &[u8]) -> Result<(VolumeState, StoredMembership), DecodeError> {
-    let body: StateBody =
-        postcard::from_bytes(bytes).map_err(|source| DecodeError::Structure { what: "volume state", source })?;
+    let (body, target_state): (StateBody, &[u8]) =
+        postcard::take_from_bytes(bytes).map_err(|source| DecodeError::Structure { what: "volume state", source })?;
     let at = body.membership_at.map(|(term, node, index)| LogId::new(LeaderId::new(term, node), index));
     let membership = StoredMembership::new(at, body.membership.into_membership()?);
-    Ok((VolumeState { epoch: body.epoch, owner: body.owner }, membership))
+    let target_state = Bytes::copy_from_slice(target_state);
+    Ok((VolumeState { epoch: body.epoch, owner: body.owner, target_state }, membership))
 }
 
 #[cfg(test)]
@@ -352,6 +374,7 @@ mod tests {
             Command::Write { epoch: Epoch(4), lba: Lba(9), crcs: vec![1, 2].into(), payload },
             Command::Unmap { epoch: Epoch(4), lba: Lba(1), count: BlockCount(70) },
             Command::Open { target, take_over: true },
+            Command::SaveState { epoch: Epoch(4), state: Bytes::from_static(b"reservations") },
         ];
         let mut all =
             vec![Entry::new(id(1), EntryPayload::Blank), Entry::new(id(2), EntryPayload::Membership(membership))];
@@ -388,7 +411,8 @@ mod tests {
         let vote = Vote { leader_id: LeaderId { term: 5, node_id: 1 }, committed: true };
         assert_eq!(decode_vote(&encode_vote(&vote)).unwrap(), vote);
         assert_eq!(log_id_of(&mark_of(&id(77))), id(77));
-        let volume = VolumeState { epoch: Epoch(8), owner: Some(TargetId::random()) };
+        let target_state = Bytes::from_static(b"reservations");
+        let volume = VolumeState { epoch: Epoch(8), owner: Some(TargetId::random()), target_state };
         let nodes: BTreeMap<_, _> = [(1, MemberNode { pool: PoolId::random() })].into();
         let membership = StoredMembership::new(Some(id(2)), Membership::new(vec![[1].into()], nodes).unwrap());
         assert_eq!(decode_state(&encode_state(&volume, &membership)).unwrap(), (volume, membership));
@@ -398,7 +422,9 @@ mod tests {
     fn damage_is_an_error_not_a_panic() {
         for entry in samples() {
             let record = record_of(entry);
-            for cut in 0..record.header.len() {
+            // What a target keeps has no length of its own: the record's is its length.
+            let whole = if record.header[0] == SAVE_STATE { 9 } else { record.header.len() };
+            for cut in 0..whole {
                 let mut short = record.clone();
                 short.header = record.header.slice(..cut);
                 // Membership bodies may parse from a prefix only if complete; every other cut must fail.

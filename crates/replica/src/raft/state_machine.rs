@@ -27,7 +27,7 @@ use crate::volume::{Outcome, VolumeState};
 /// Entries per map update while catching up; bounds the answers held back.
 const APPLY_BATCH: usize = 512;
 
-/// Epoch, owner and members as of an index.
+/// Epoch, owner, the target's state and members as of an index.
 #[derive(Clone, Debug, Default)]
 struct Version {
     /// Valid from this index on.
@@ -41,7 +41,7 @@ pub struct VolumeView {
     /// The newest applied epoch; checked by every read.
     epoch: AtomicU64,
     /// Versions back to the newest checkpoint, so that a snapshot of it can be described. They are few: one for each
-    /// take-over and membership change.
+    /// take-over, membership change and state that a target keeps.
     versions: Mutex<VecDeque<Version>>,
 }
 
@@ -184,7 +184,7 @@ impl RaftStateMachine<Config> for StateMachine {
             match outcome {
                 Outcome::Done => {}
                 Outcome::Fenced { .. } => batch.skip.push(index),
-                Outcome::Opened { .. } => (batch.version.index, batch.changed) = (index, true),
+                Outcome::Opened { .. } | Outcome::Saved => (batch.version.index, batch.changed) = (index, true),
             }
             batch.last = Some(index);
             batch.entries += 1;

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use crate::member::Member;
 use crate::members::Members;
 use crate::raft::types::Config;
-use crate::volume::{Command, Outcome};
+use crate::volume::{Command, MAX_TARGET_STATE, Outcome};
 
 /// Requests of one stream that are worked on at a time; more wait in the stream, which pushes back on the target.
 const IN_FLIGHT: usize = 256;
@@ -110,6 +110,14 @@ async fn accept(member: &Arc<Member>, request: VolumeRequest) -> Pending {
             }
             Err((code, message)) => ready(failure(id, code, message)),
         },
+        Some(Op::SaveState(save)) if save.state.len() > MAX_TARGET_STATE => {
+            let message = format!("{} bytes of state, at most {MAX_TARGET_STATE} are kept", save.state.len());
+            ready(failure(id, Code::Internal, message))
+        }
+        Some(Op::SaveState(save)) => {
+            let command = Command::SaveState { epoch: Epoch(save.epoch), state: save.state };
+            propose(member, id, command, None).await
+        }
         Some(Op::Open(_)) => ready(failure(id, Code::Internal, "the volume is open on this stream already")),
         None => ready(failure(id, Code::Internal, "a request without operation")),
     }
@@ -200,8 +208,9 @@ async fn propose(member: &Arc<Member>, id: u64, command: Command, admission: Opt
                     }
                     VolumeResponse { id, result: Some(Answer::Done(Done {})) }
                 }
-                Outcome::Opened { epoch } => {
-                    let opened = Opened { epoch: epoch.0, blocks: member.blocks().0 };
+                Outcome::Saved => VolumeResponse { id, result: Some(Answer::Done(Done {})) },
+                Outcome::Opened { epoch, state } => {
+                    let opened = Opened { epoch: epoch.0, blocks: member.blocks().0, state };
                     VolumeResponse { id, result: Some(Answer::Opened(opened)) }
                 }
                 Outcome::Fenced { epoch } => {

@@ -1,9 +1,12 @@
 //! Decoded commands: what a CDB asks for, before anything is checked against the logical unit.
 
-use super::sense::Sense;
+use super::sense::{Sense, code};
 
 /// A CDB's first 16 bytes; longer CDBs are not supported by any command here.
 pub type Cdb = [u8; 16];
+
+/// Longest PERSISTENT RESERVE OUT parameter list: every initiator port that there is room for.
+const MAX_RESERVE_LIST: u32 = 64 * 1024;
 
 /// What a verify compares with (BYTCHK, SBC-3 section 5.27).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +26,19 @@ pub enum ModeForm {
     Six,
     /// Eight-byte header.
     Ten,
+}
+
+/// What PERSISTENT RESERVE IN asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReserveIn {
+    /// READ KEYS.
+    Keys,
+    /// READ RESERVATION.
+    Reservation,
+    /// REPORT CAPABILITIES.
+    Capabilities,
+    /// READ FULL STATUS.
+    FullStatus,
 }
 
 /// A decoded command.
@@ -79,6 +95,17 @@ pub enum Command {
     },
     StartStop,
     PreventAllow,
+    PersistentReserveIn {
+        what: ReserveIn,
+        allocation: u32,
+    },
+    PersistentReserveOut {
+        action: u8,
+        scope_and_type: u8,
+        length: u32,
+    },
+    Reserve,
+    Release,
     Read {
         lba: u64,
         blocks: u32,
@@ -137,7 +164,9 @@ impl Command {
             Self::Verify { blocks, compare: Compare::Data, .. } => u64::from(blocks) * 512,
             Self::Verify { blocks, compare: Compare::OneBlock, .. } => u64::from(blocks.min(1)) * 512,
             Self::WriteSame { no_data: false, .. } => 512,
-            Self::ModeSelect { length, .. } | Self::Unmap { length } => u64::from(length),
+            Self::ModeSelect { length, .. } | Self::Unmap { length } | Self::PersistentReserveOut { length, .. } => {
+                u64::from(length)
+            }
             _ => 0,
         }
     }
@@ -339,6 +368,28 @@ pub(super) fn start_stop(cdb: &Cdb) -> Result<Command, Sense> {
         return Err(Sense::bit(4, 1));
     }
     Ok(Command::StartStop)
+}
+
+pub(super) fn persistent_reserve_in(cdb: &Cdb, what: ReserveIn) -> Result<Command, Sense> {
+    Ok(Command::PersistentReserveIn { what, allocation: be16(cdb, 7) })
+}
+
+/// PERSISTENT RESERVE OUT: the list is taken apart when it is there, and a long one is refused before (SPC-4 section 6.16).
+pub(super) fn persistent_reserve_out(cdb: &Cdb) -> Result<Command, Sense> {
+    let length = be32(cdb, 5);
+    if !(24..=MAX_RESERVE_LIST).contains(&length) {
+        return Err(Sense::illegal(code::LIST_LENGTH));
+    }
+    Ok(Command::PersistentReserveOut { action: cdb[1] & 0x1f, scope_and_type: cdb[2], length })
+}
+
+/// RESERVE and RELEASE (SPC-2 section 7.21): only for the whole unit, and for the initiator that asks.
+pub(super) fn reserve(cdb: &Cdb, command: Command) -> Result<Command, Sense> {
+    match cdb[1] {
+        b if b & 0x01 != 0 => Err(Sense::bit(1, 0)), // EXTENT
+        b if b & 0x10 != 0 => Err(Sense::bit(1, 4)), // 3RDPTY
+        _ => Ok(command),
+    }
 }
 
 pub(super) fn report_luns(cdb: &Cdb) -> Result<Command, Sense> {

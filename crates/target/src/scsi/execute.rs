@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::command::{Command, Compare};
 use super::nexus::MAX_TRANSFER;
+use super::port::InitiatorPort;
 use super::sense::{Sense, SenseKey, code, device_error};
 use super::unit::LogicalUnit;
 use super::{Completion, capacity, inquiry, mode, report, unmap};
@@ -32,9 +33,30 @@ impl From<Sense> for Failure {
 }
 
 /// Runs one command with the Data-Out that came with it.
-pub async fn execute<D: BlockDevice>(unit: Arc<LogicalUnit<D>>, command: Command, data: Bytes) -> Completion {
+pub async fn execute<D: BlockDevice>(
+    unit: Arc<LogicalUnit<D>>,
+    port: &InitiatorPort,
+    command: Command,
+    data: Bytes,
+) -> Completion {
     let device = &*unit.device;
+    let reservations = &unit.reservations;
+    if let Err(refused) = reservations.admit(device, port, &command).await {
+        return refused;
+    }
     let done = match command {
+        Command::PersistentReserveIn { what, allocation } => {
+            return reservations.report(device, what, allocation).await;
+        }
+        Command::PersistentReserveOut { action, scope_and_type, length } => {
+            return reservations.service(device, port, (action, scope_and_type, length), &data).await;
+        }
+        Command::Reserve => return reservations.reserve(port).await,
+        Command::Release => return reservations.release(port),
+        Command::RequestSense { descriptor, allocation, pending: None } => {
+            let pending = reservations.take_attention(port);
+            return parameters(&unit, Command::RequestSense { descriptor, allocation, pending }, &data);
+        }
         Command::Read { lba, blocks } if blocks > 0 => match device.read(lba * 512, blocks * 512).await {
             Ok(data) => return Completion::data(data),
             Err(error) => Err(error.into()),

@@ -2,6 +2,7 @@
 //!
 //! * [`opcodes`]: the one table of commands; it decodes CDBs and answers REPORT SUPPORTED OPERATION CODES.
 //! * [`nexus`]: what stands between an initiator and a logical unit: LUN, unit attentions, limits, write protection.
+//! * [`reservations`]: who may use the unit besides; kept with the device.
 //! * [`mod@execute`]: runs an admitted command on a [`crate::BlockDevice`]; the only asynchronous part.
 //! * the rest builds parameter data: pure functions of identity and geometry to bytes.
 //!
@@ -11,6 +12,8 @@ pub mod command;
 pub mod execute;
 pub mod nexus;
 pub mod opcodes;
+pub mod port;
+pub mod reservations;
 pub mod sense;
 
 mod capacity;
@@ -24,6 +27,7 @@ mod vpd;
 pub use command::Command;
 pub use execute::execute;
 pub use nexus::{Attention, Nexus};
+pub use port::InitiatorPort;
 pub use sense::Sense;
 pub use unit::{LogicalUnit, UnitState};
 
@@ -39,6 +43,8 @@ pub enum Status {
     CheckCondition = 0x02,
     /// BUSY; the initiator retries.
     Busy = 0x08,
+    /// RESERVATION CONFLICT.
+    ReservationConflict = 0x18,
     /// TASK SET FULL; the initiator retries with fewer commands.
     TaskSetFull = 0x28,
 }
@@ -55,12 +61,14 @@ pub struct Completion {
     /// The device belongs to another target now: the session ends and the command is not answered. The initiator
     /// reconnects to the new target and sends it again; an answer, whatever it says, could fail a file system.
     pub fenced: bool,
+    /// The tasks of these initiators have to end before the answer is sent (PREEMPT AND ABORT).
+    pub abort: Vec<InitiatorPort>,
 }
 
 impl Completion {
     /// GOOD without data.
     pub fn good() -> Self {
-        Self { status: Status::Good, sense: None, data: Bytes::new(), fenced: false }
+        Self { status: Status::Good, sense: None, data: Bytes::new(), fenced: false, abort: Vec::new() }
     }
 
     /// GOOD with data.

@@ -1,7 +1,7 @@
 //! The table of commands: one line each, from which CDBs are decoded and REPORT SUPPORTED OPERATION CODES
 //! (SPC-4 section 6.35) is answered. A command that is not here ends with INVALID COMMAND OPERATION CODE.
 
-use super::command::{self as c, Cdb, Command, ModeForm, range6, range10, range12, range16};
+use super::command::{self as c, Cdb, Command, ModeForm, ReserveIn, range6, range10, range12, range16};
 use super::sense::{Sense, code};
 
 /// One supported command.
@@ -49,6 +49,9 @@ pub static OPERATIONS: &[Operation] = &[
     // MODE SELECT(6), MODE SENSE(6)
     op(0x15, &[0x15, 0x11, 0, 0, F, CTL], |b| c::mode_select(b, ModeForm::Six)),
     op(0x1a, &[0x1a, 0x08, F, F, F, CTL], |b| c::mode_sense(b, ModeForm::Six)),
+    // RESERVE(6), RELEASE(6)
+    op(0x16, &[0x16, 0x11, 0, 0, 0, CTL], |b| c::reserve(b, Command::Reserve)),
+    op(0x17, &[0x17, 0x11, 0, 0, 0, CTL], |b| c::reserve(b, Command::Release)),
     // START STOP UNIT
     op(0x1b, &[0x1b, 0x01, 0, 0x0f, 0xf7, CTL], c::start_stop),
     // PREVENT ALLOW MEDIUM REMOVAL
@@ -76,7 +79,25 @@ pub static OPERATIONS: &[Operation] = &[
     op(0x42, &[0x42, 0x01, 0, 0, 0, 0, 0, F, F, CTL], c::unmap),
     // MODE SELECT(10), MODE SENSE(10)
     op(0x55, &[0x55, 0x11, 0, 0, 0, 0, 0, F, F, CTL], |b| c::mode_select(b, ModeForm::Ten)),
+    // RESERVE(10), RELEASE(10)
+    op(0x56, &[0x56, 0x11, 0, 0, 0, 0, 0, 0, 0, CTL], |b| c::reserve(b, Command::Reserve)),
+    op(0x57, &[0x57, 0x11, 0, 0, 0, 0, 0, 0, 0, CTL], |b| c::reserve(b, Command::Release)),
     op(0x5a, &[0x5a, 0x18, F, F, 0, 0, 0, F, F, CTL], |b| c::mode_sense(b, ModeForm::Ten)),
+    // PERSISTENT RESERVE IN: READ KEYS, READ RESERVATION, REPORT CAPABILITIES, READ FULL STATUS
+    act(0x5e, 0, &[0x5e, 0, 0, 0, 0, 0, 0, F, F, CTL], |b| c::persistent_reserve_in(b, ReserveIn::Keys)),
+    act(0x5e, 1, &[0x5e, 1, 0, 0, 0, 0, 0, F, F, CTL], |b| c::persistent_reserve_in(b, ReserveIn::Reservation)),
+    act(0x5e, 2, &[0x5e, 2, 0, 0, 0, 0, 0, F, F, CTL], |b| c::persistent_reserve_in(b, ReserveIn::Capabilities)),
+    act(0x5e, 3, &[0x5e, 3, 0, 0, 0, 0, 0, F, F, CTL], |b| c::persistent_reserve_in(b, ReserveIn::FullStatus)),
+    // PERSISTENT RESERVE OUT: REGISTER, RESERVE, RELEASE, CLEAR, PREEMPT, PREEMPT AND ABORT, REGISTER AND IGNORE EXISTING
+    // KEY, REGISTER AND MOVE
+    act(0x5f, 0, &[0x5f, 0, 0, 0, 0, F, F, F, F, CTL], c::persistent_reserve_out),
+    act(0x5f, 1, &[0x5f, 1, F, 0, 0, F, F, F, F, CTL], c::persistent_reserve_out),
+    act(0x5f, 2, &[0x5f, 2, F, 0, 0, F, F, F, F, CTL], c::persistent_reserve_out),
+    act(0x5f, 3, &[0x5f, 3, 0, 0, 0, F, F, F, F, CTL], c::persistent_reserve_out),
+    act(0x5f, 4, &[0x5f, 4, F, 0, 0, F, F, F, F, CTL], c::persistent_reserve_out),
+    act(0x5f, 5, &[0x5f, 5, F, 0, 0, F, F, F, F, CTL], c::persistent_reserve_out),
+    act(0x5f, 6, &[0x5f, 6, 0, 0, 0, F, F, F, F, CTL], c::persistent_reserve_out),
+    act(0x5f, 7, &[0x5f, 7, 0, 0, 0, F, F, F, F, CTL], c::persistent_reserve_out),
     // READ(16), COMPARE AND WRITE, WRITE(16), ORWRITE(16), WRITE AND VERIFY(16), VERIFY(16)
     op(0x88, &[0x88, 0xf8, F, F, F, F, F, F, F, F, F, F, F, F, 0, CTL], |b| c::read(b, range16(b))),
     op(0x89, &[0x89, 0xf8, F, F, F, F, F, F, F, F, 0, 0, 0, F, 0, CTL], c::compare_and_write),
@@ -217,8 +238,8 @@ mod tests {
 
     #[test]
     fn unknown_commands_are_refused() {
-        // PERSISTENT RESERVE IN/OUT, EXTENDED COPY, RESERVE(6), variable length
-        for opcode in [0x5e, 0x5f, 0x83, 0x16, 0x7f] {
+        // EXTENDED COPY, SANITIZE, variable length
+        for opcode in [0x83, 0x48, 0x7f] {
             let mut cdb = [0; 16];
             cdb[0] = opcode;
             assert_eq!(decode(&cdb), Err(Sense::illegal(code::INVALID_OPCODE)));

@@ -21,6 +21,10 @@ fn cdb(bytes: &[u8]) -> [u8; 16] {
     c
 }
 
+fn port() -> InitiatorPort {
+    InitiatorPort::new("iqn.2026-01.test:i", [0x80, 0, 0, 0, 0, 1])
+}
+
 struct Rig {
     unit: Arc<LogicalUnit<MemoryDevice>>,
     nexus: Nexus,
@@ -35,7 +39,9 @@ impl Rig {
 
     fn run_at(&mut self, lun: u64, bytes: &[u8], data: &[u8]) -> Completion {
         match self.nexus.admit(lun, &cdb(bytes), self.unit.state()) {
-            Ok(command) => execute(self.unit.clone(), command, Bytes::copy_from_slice(data)).now_or_never().unwrap(),
+            Ok(command) => {
+                execute(self.unit.clone(), &port(), command, Bytes::copy_from_slice(data)).now_or_never().unwrap()
+            }
             Err(sense) => Completion::check(sense),
         }
     }
@@ -236,7 +242,7 @@ fn opcodes_are_reported_from_the_table() {
     assert_eq!((timed.len() - 4) / 20, opcodes::OPERATIONS.len());
     let one = |rig: &mut Rig, options, op, action| rig.good(&[0xa3, 0x0c, options, op, 0, action, 0, 0, 255, 255], &[]);
     assert_eq!(one(&mut rig, 1, 0x28, 0)[..5], [0, 3, 0, 10, 0x28]);
-    assert_eq!(one(&mut rig, 1, 0x5e, 0)[1], 1);
+    assert_eq!(one(&mut rig, 1, 0x48, 0)[1], 1);
     assert_eq!(one(&mut rig, 2, 0x9e, 0x10)[..5], [0, 3, 0, 16, 0x9e]);
     assert_eq!(one(&mut rig, 3, 0x9e, 0x12)[1], 1);
     assert_eq!(one(&mut rig, 3, 0x28, 0)[1], 3);

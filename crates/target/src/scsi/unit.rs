@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::reservations::Reservations;
 use crate::block_device::{BlockDevice, Geometry};
 
 /// What command checks need to know of a unit at the moment.
@@ -22,13 +23,15 @@ pub struct LogicalUnit<D> {
     pub target: String,
     /// Identity; its capacity is the one at start, see [`LogicalUnit::state`] for the current one.
     pub geometry: Geometry,
+    /// Who may use it.
+    pub reservations: Reservations,
 }
 
 impl<D: BlockDevice> LogicalUnit<D> {
     /// A unit of a target.
     pub fn new(target: String, device: Arc<D>) -> Self {
         let geometry = device.geometry();
-        Self { device, target, geometry }
+        Self { device, target, geometry, reservations: Reservations::default() }
     }
 
     /// Capacity and protection now; a volume may grow while it is in use.

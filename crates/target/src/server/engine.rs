@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -19,12 +20,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep, timeout};
 
 use super::connection::Ended;
-use super::registry::{Control, Portal, Registration, Shared};
+use super::registry::{Control, Portal, Registration, Shared, Target};
 use super::writer::Writer;
 use crate::block_device::BlockDevice;
 use crate::iscsi::framing::Deframer;
 use crate::iscsi::session::{AsyncEvent, Env, Event, MAX_SESSION_DATA, Session, Work};
-use crate::scsi::{Completion, LogicalUnit, execute};
+use crate::scsi::{Completion, InitiatorPort, LogicalUnit, execute};
 
 /// Seconds an initiator should wait before it comes back to a target that dropped it.
 const RECONNECT_AFTER: u16 = 1;
@@ -95,16 +96,35 @@ impl<D: BlockDevice> Engine<D> {
     }
 }
 
-async fn start<D: BlockDevice>(unit: Arc<LogicalUnit<D>>, work: Work) -> (u32, Completion) {
-    (work.itt, execute(unit, work.command, work.data).await)
+async fn start<D: BlockDevice>(
+    target: Arc<Target<D>>,
+    port: Arc<InitiatorPort>,
+    bound: Duration,
+    work: Work,
+) -> (u32, Completion) {
+    let mut completion = execute(target.unit.clone(), &port, work.command, work.data).await;
+    if !completion.abort.is_empty() {
+        let preempted = std::mem::take(&mut completion.abort);
+        all_done(target.abort_tasks(&preempted), bound).await;
+    }
+    (work.itt, completion)
+}
+
+/// Waits for other sessions to end their tasks. A session that ends meanwhile drops its end: that is done as well.
+async fn all_done(acks: Vec<oneshot::Receiver<()>>, bound: Duration) {
+    for ack in acks {
+        let _ = timeout(bound, ack).await;
+    }
 }
 
 /// Runs a connection to its end; returns when no device call of it is left.
 pub(super) async fn run<D: BlockDevice>(mut engine: Engine<D>) -> Ended {
-    let unit = engine.place.as_ref().map(|p| p.target.unit.clone());
+    let target = engine.place.as_ref().map(|place| (place.target.clone(), place.port.clone()));
+    let unit = target.as_ref().map(|(target, _)| target.unit.clone());
+    let bound = engine.shared.config.drain_timeout;
     let mut running = FuturesUnordered::new();
     let reason = std::future::poll_fn(|cx| {
-        let begin = |work| unit.clone().map(|unit| start(unit, work));
+        let begin = |work| target.clone().map(|(target, port)| start(target, port, bound, work));
         engine.poll(cx, &mut running, begin, unit.as_deref())
     })
     .await;
@@ -280,10 +300,7 @@ impl<D: BlockDevice> Engine<D> {
                     let bound = self.shared.config.drain_timeout;
                     self.resets.push(
                         async move {
-                            // A session that ends meanwhile drops its end: that is done as well.
-                            for ack in acks {
-                                let _ = timeout(bound, ack).await;
-                            }
+                            all_done(acks, bound).await;
                             ticket
                         }
                         .boxed(),

@@ -18,7 +18,7 @@ use crate::block_device::BlockDevice;
 use crate::iscsi::digest::Digests;
 use crate::iscsi::login::{Access, Challenge, ChapAccount, Directory, LoginOutcome, LoginStatus, PORTAL_GROUP};
 use crate::iscsi::session::TargetList;
-use crate::scsi::{Attention, LogicalUnit};
+use crate::scsi::{Attention, InitiatorPort, LogicalUnit};
 
 /// What a session is told from outside.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ pub(super) enum Control {
     RequestLogout,
     /// Tell the initiator that the session is dropped, then end.
     Drop,
-    /// Another session resets the logical unit; answer when no task is left.
-    Reset(Attention, oneshot::Sender<()>),
+    /// Another session ends all tasks, by a reset or by preempting this initiator; answer when no task is left.
+    Reset(Option<Attention>, oneshot::Sender<()>),
 }
 
 /// A session as the operator sees it.
@@ -50,9 +50,17 @@ pub struct SessionInfo {
 
 struct Handle {
     id: u64,
+    port: Arc<InitiatorPort>,
     info: SessionInfo,
     control: mpsc::UnboundedSender<Control>,
     ended: watch::Receiver<()>,
+}
+
+impl Handle {
+    fn reset(&self, attention: Option<Attention>) -> Option<oneshot::Receiver<()>> {
+        let (ack, done) = oneshot::channel();
+        self.control.send(Control::Reset(attention, ack)).is_ok().then_some(done)
+    }
 }
 
 /// A target: LUN 0 and its sessions.
@@ -72,12 +80,14 @@ struct Sessions {
 /// A session's place in the list; dropping it ends the session for everybody else.
 pub(super) struct Registration<D> {
     pub(super) target: Arc<Target<D>>,
+    pub(super) port: Arc<InitiatorPort>,
     id: u64,
     _ended: watch::Sender<()>,
 }
 
 impl<D> Drop for Registration<D> {
     fn drop(&mut self) {
+        self.target.unit.reservations.nexus_lost(&self.port);
         self.target.lock().list.retain(|h| h.id != self.id);
     }
 }
@@ -112,17 +122,28 @@ impl<D> Target<D> {
         attention: Attention,
         drop_sessions: bool,
     ) -> Vec<oneshot::Receiver<()>> {
+        if attention == Attention::Reset {
+            self.unit.reservations.reset();
+        }
         let mut acks = Vec::new();
         for handle in self.lock().list.iter().filter(|h| h.id != own.id) {
-            let (ack, done) = oneshot::channel();
-            if handle.control.send(Control::Reset(attention, ack)).is_ok() {
-                acks.push(done);
-            }
+            acks.extend(handle.reset(Some(attention)));
             if drop_sessions {
                 let _ = handle.control.send(Control::Drop);
             }
         }
         acks
+    }
+
+    /// Ends the tasks of some initiators' sessions.
+    pub(super) fn abort_tasks(&self, of: &[InitiatorPort]) -> Vec<oneshot::Receiver<()>> {
+        let sessions = self.lock();
+        sessions
+            .list
+            .iter()
+            .filter(|handle| of.contains(&handle.port))
+            .filter_map(|handle| handle.reset(None))
+            .collect()
     }
 }
 
@@ -222,9 +243,10 @@ impl<D: BlockDevice> Shared<D> {
                             connected_from: peer,
                             digests: login.params.digests,
                         };
-                        sessions.list.push(Handle { id, info, control, ended });
+                        let port = Arc::new(InitiatorPort::new(&login.initiator, login.isid));
+                        sessions.list.push(Handle { id, port: port.clone(), info, control, ended });
                         drop(sessions);
-                        return Ok((Registration { target, id, _ended: ended_tx }, messages, replaced));
+                        return Ok((Registration { target, port, id, _ended: ended_tx }, messages, replaced));
                     }
                     Some(handle) => {
                         let _ = handle.control.send(Control::Close("replaced by a new login"));

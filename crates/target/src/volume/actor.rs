@@ -66,6 +66,7 @@ pub(super) async fn run(
                     busy_poll::message(if core.is_busy() { Next::Answer } else { Next::Request });
                     _ = ticket.send(result);
                 }
+                Action::Kept(state) => _ = shared.kept.send_replace(Some(state)),
                 Action::Connect { pool, at, pause } => {
                     stream = None;
                     // Where our own list has it, it is tried when its turn comes.

@@ -47,6 +47,7 @@ pub(super) enum Op {
     Write { lba: u64, crcs: Vec<u32>, payload: Bytes },
     Read { lba: u64, blocks: u32 },
     Unmap { lba: u64, blocks: u64 },
+    SaveState(Bytes),
 }
 
 /// What comes back.
@@ -67,6 +68,8 @@ pub(super) enum Action<T> {
     Send(VolumeRequest),
     /// Answer the asker.
     Complete(T, OpResult),
+    /// The volume was taken over; this is what targets kept with it.
+    Kept(Bytes),
 }
 
 struct Pending<T> {
@@ -201,6 +204,7 @@ impl<T> Core<T> {
                 WireOp::Write(wire::Write { epoch, lba: *lba, crcs: crcs.clone(), payload: payload.clone() })
             }
             Op::Read { lba, blocks } => WireOp::Read(wire::Read { epoch, lba: *lba, blocks: *blocks }),
+            Op::SaveState(state) => WireOp::SaveState(wire::SaveState { epoch, state: state.clone() }),
             Op::Unmap { lba, blocks } => WireOp::Unmap(wire::Unmap { epoch, lba: *lba, blocks: *blocks }),
         };
         VolumeRequest { id, op: Some(op) }
@@ -285,10 +289,13 @@ impl<T> Core<T> {
                 self.phase = Phase::Online;
                 self.hints = 0;
                 self.turn = self.replicas.iter().position(|pool| Some(*pool) == self.candidate).unwrap_or(self.turn);
-                self.took_over = true;
                 self.epoch = Epoch(opened.epoch);
                 let ids: Vec<u64> = self.ops.keys().copied().collect();
                 let mut actions = Vec::with_capacity(ids.len());
+                // As the owner we know it better: what we saved last may be under way still.
+                if !std::mem::replace(&mut self.took_over, true) {
+                    actions.push(Action::Kept(opened.state));
+                }
                 for id in ids {
                     let Some(pending) = self.ops.get_mut(&id) else { continue };
                     pending.sent = now;
@@ -327,7 +334,7 @@ impl<T> Core<T> {
             Code::Corrupt => {
                 let lba = match self.ops.get(&id).map(|pending| &pending.op) {
                     Some(Op::Read { lba, .. } | Op::Write { lba, .. } | Op::Unmap { lba, .. }) => *lba,
-                    None => 0,
+                    Some(Op::SaveState(_)) | None => 0,
                 };
                 Verdict::Answer(DeviceError::Corrupt { lba512: lba * 8 })
             }

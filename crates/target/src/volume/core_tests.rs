@@ -7,6 +7,7 @@ use ballast_api::replica::volume_request::Op as WireOp;
 use ballast_api::replica::volume_response::Result as WireResult;
 use ballast_api::replica::{Done, Failure, Opened, VolumeRequest, VolumeResponse};
 use ballast_api::{PoolId, TargetId, VolumeId};
+use bytes::Bytes;
 
 use super::core::{Action, Core, OPEN_TIMEOUT, Op, STALL};
 use crate::block_device::DeviceError;
@@ -61,10 +62,13 @@ fn write(lba: u64) -> Op {
     Op::Write { lba, crcs: vec![0], payload: vec![0; 4096].into() }
 }
 
+/// What the group says that earlier targets kept.
+const KEPT: Bytes = Bytes::from_static(b"reservations");
+
 impl Bench {
     fn online(&mut self, epoch: u64) -> Actions {
         let (id, _) = open_request(self.core.connected());
-        let opened = WireResult::Opened(Opened { epoch, blocks: 10 });
+        let opened = WireResult::Opened(Opened { epoch, blocks: 10, state: KEPT });
         self.core.response(self.now, VolumeResponse { id, result: Some(opened) })
     }
 
@@ -78,6 +82,7 @@ fn epoch_of(request: &VolumeRequest) -> u64 {
         Some(WireOp::Write(write)) => write.epoch,
         Some(WireOp::Read(read)) => read.epoch,
         Some(WireOp::Unmap(unmap)) => unmap.epoch,
+        Some(WireOp::SaveState(save)) => save.epoch,
         other => panic!("no epoch in {other:?}"),
     }
 }
@@ -174,13 +179,29 @@ fn replicas_that_name_leaders_of_long_ago_cannot_keep_the_client_from_the_others
 }
 
 #[test]
+fn what_targets_kept_is_told_once_and_what_is_saved_is_repeated_like_a_write() {
+    let mut b = bench();
+    b.core.start(b.now);
+    assert!(matches!(&b.online(1)[..], [Action::Kept(kept)] if *kept == KEPT));
+    b.submit(Op::SaveState(Bytes::from_static(b"new")), 1);
+    b.core.lost(b.now);
+    // What the group says now may be from before the save.
+    let again = b.online(2);
+    let requests = sent(&again);
+    assert_eq!((again.len(), requests.len(), epoch_of(requests[0])), (1, 1, 2));
+    let id = requests[0].id;
+    let done = b.core.response(b.now, VolumeResponse { id, result: Some(WireResult::Done(Done {})) });
+    assert!(matches!(done[..], [Action::Complete(1, Ok(_))]));
+}
+
+#[test]
 fn a_leader_that_is_not_listed_is_found_where_a_replica_says() {
     let mut b = bench();
     let stranger = PoolId::random();
     let (first, last) = (b.pools[0], b.pools[2]);
     // Only the last of the list answers.
     steps_until(&mut b, stranger, |pool| (pool == last).then_some((stranger, "10.0.0.9:7000")));
-    assert!(b.online(3).is_empty());
+    assert!(sent(&b.online(3)).is_empty());
     assert_eq!(b.core.leader(), Some(stranger));
     // A new list changes nothing for a stream that stands.
     b.core.set_replicas(vec![first]);

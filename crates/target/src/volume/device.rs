@@ -79,6 +79,8 @@ pub(super) struct Shared {
     pub(super) name: String,
     pub(super) status: watch::Sender<(VolumeState, Epoch, Option<PoolId>)>,
     pub(super) retries: AtomicU64,
+    /// What earlier targets kept, when the volume was taken over.
+    pub(super) kept: watch::Sender<Option<Bytes>>,
     reads: AtomicU64,
     writes: AtomicU64,
 }
@@ -90,6 +92,7 @@ pub struct RaftVolume {
     commands: mpsc::UnboundedSender<Command>,
     shared: Arc<Shared>,
     locks: RangeLocks,
+    io_wait: Duration,
 }
 
 impl RaftVolume {
@@ -100,14 +103,16 @@ impl RaftVolume {
             name: options.name,
             status: watch::Sender::new((VolumeState::Opening, Epoch(0), None)),
             retries: AtomicU64::new(0),
+            kept: watch::Sender::new(None),
             reads: AtomicU64::new(0),
             writes: AtomicU64::new(0),
         });
+        let io_wait = options.io_wait;
         let pools = options.replicas.iter().map(|(pool, _)| *pool).collect();
         let core = Core::new(options.volume, options.target, pools, options.io_wait);
         let replicas: HashMap<_, _> = options.replicas.into_iter().collect();
         tokio::spawn(actor::run(core, replicas, receiver, shared.clone()));
-        Self { volume: options.volume, blocks: options.blocks, commands, shared, locks: RangeLocks::default() }
+        Self { volume: options.volume, blocks: options.blocks, commands, shared, locks: RangeLocks::default(), io_wait }
     }
 
     /// The replicas listen elsewhere now.
@@ -292,6 +297,23 @@ impl BlockDevice for RaftVolume {
     async fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
         // Unmapped blocks read as zeroes.
         self.unmap(offset, len).await
+    }
+
+    async fn load_state(&self) -> Result<Bytes, DeviceError> {
+        let mut kept = self.shared.kept.subscribe();
+        let mut status = self.shared.status.subscribe();
+        let taken_over = async {
+            tokio::select! {
+                kept = kept.wait_for(Option::is_some) => kept.ok().and_then(|kept| kept.clone()).ok_or(DeviceError::Fenced),
+                _ = status.wait_for(|(state, ..)| *state == VolumeState::Fenced) => Err(DeviceError::Fenced),
+            }
+        };
+        let why = || DeviceError::Unavailable(format!("no leader was found within {:?}", self.io_wait));
+        tokio::time::timeout(self.io_wait, taken_over).await.map_err(|_| why())?
+    }
+
+    async fn save_state(&self, state: Bytes) -> Result<(), DeviceError> {
+        self.submit(Op::SaveState(state)).await.map(drop)
     }
 
     async fn flush(&self) -> Result<(), DeviceError> {

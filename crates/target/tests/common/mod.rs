@@ -96,6 +96,15 @@ impl BlockDevice for Held {
         self.memory.write_zeroes(offset, len).await
     }
 
+    async fn load_state(&self) -> Result<Bytes, DeviceError> {
+        self.memory.load_state().await
+    }
+
+    async fn save_state(&self, state: Bytes) -> Result<(), DeviceError> {
+        self.check()?;
+        self.memory.save_state(state).await
+    }
+
     async fn flush(&self) -> Result<(), DeviceError> {
         self.check()
     }

@@ -532,7 +532,7 @@ fn resets_wait_for_other_sessions_and_leave_an_attention() {
     let mut other = Rig::new();
     other.read(1, 1, 512);
     other.work();
-    other.s.reset_by_other(Attention::CommandsCleared, 9);
+    other.s.reset_by_other(Some(Attention::CommandsCleared), 9);
     assert_eq!(other.s.next_event(), None);
     other.s.on_completion(1, good(512));
     assert_eq!(other.s.next_event(), Some(Event::ResetDone(9)));

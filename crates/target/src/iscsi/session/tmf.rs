@@ -96,9 +96,11 @@ impl Session {
         self.settle_barriers(None);
     }
 
-    /// Another session resets the logical unit; [`Event::ResetDone`] with the ticket follows.
-    pub fn reset_by_other(&mut self, attention: Attention, ticket: u64) {
-        self.nexus.attention(attention);
+    /// Another session ends all tasks of this one; [`Event::ResetDone`] with the ticket follows.
+    pub fn reset_by_other(&mut self, attention: Option<Attention>, ticket: u64) {
+        if let Some(attention) = attention {
+            self.nexus.attention(attention);
+        }
         let tags = self.tasks.tags(|_| true);
         self.barrier(tags, None, Answer::Other(ticket));
     }
