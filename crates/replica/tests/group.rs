@@ -92,6 +92,44 @@ async fn a_target_that_lost_the_volume_neither_reads_nor_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_target_keeps_is_there_for_the_next_one() {
+    let mut group = Group::new(3).await;
+    let (a, b) = (TargetId::random(), TargetId::random());
+    let (leader, mut old) = group.open(a, true).await;
+    assert!(old.kept.is_empty());
+    old.save(Bytes::from_static(b"first")).await.unwrap();
+    old.save(Bytes::from_static(b"second")).await.unwrap();
+    assert_eq!(old.save(vec![0; 48 * 1024 + 1].into()).await, Err(Some(Code::Internal)));
+    // After the loss of the leader,
+    group.nodes[leader].stop().await;
+    let (_, new) = group.open(b, true).await;
+    assert_eq!(new.kept, "second");
+    group.nodes[leader].start().await;
+    group.set_peers().await;
+    let (_, mut new) = group.open(b, true).await;
+    new.save(vec![7; 48 * 1024].into()).await.unwrap();
+    let (_, mut other) = group.open(a, true).await;
+    assert_eq!(new.save(Bytes::from_static(b"late")).await, Err(Some(Code::Fenced)));
+    other.write(1, block(1, 1)).await.unwrap();
+    // and from the log as well as from checkpoints, when everything was stopped.
+    for checkpoint in [false, true] {
+        for node in &mut group.nodes {
+            if checkpoint {
+                node.pool.as_ref().unwrap().replica(group.volume).unwrap().checkpoint().await.unwrap();
+            }
+            node.stop().await;
+        }
+        for node in &mut group.nodes {
+            node.start().await;
+        }
+        group.set_peers().await;
+        let (_, client) = group.open(a, true).await;
+        assert_eq!(client.kept, vec![7; 48 * 1024], "checkpoint: {checkpoint}");
+    }
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pool_tells_its_health_and_its_peers() {
     let group = Group::new(2).await;
     let mut health = HealthClient::new(group.nodes[0].endpoint.connect().await.unwrap());
@@ -200,6 +238,7 @@ async fn a_replica_that_fell_behind_the_log_is_filled_by_a_snapshot() {
     let target = TargetId::random();
     let (leader, mut client) = group.open(target, true).await;
     client.write(50_000, block(50_000, 1)).await.unwrap();
+    client.save(Bytes::from_static(b"before")).await.unwrap();
     let lagging = (leader + 1) % 3;
     group.nodes[lagging].stop().await;
 
@@ -218,6 +257,7 @@ async fn a_replica_that_fell_behind_the_log_is_filled_by_a_snapshot() {
         answered += 1;
     }
     client.unmap(50_000, 1).await.unwrap();
+    client.save(Bytes::from_static(b"meanwhile")).await.unwrap();
     for node in group.nodes.iter().filter(|node| node.pool.is_some()) {
         let replica = node.pool.as_ref().unwrap().replica(group.volume).unwrap();
         let covered = replica.checkpoint().await.unwrap();
@@ -258,6 +298,9 @@ async fn a_replica_that_fell_behind_the_log_is_filled_by_a_snapshot() {
     }
     let gone = replica.read(Lba(50_000), BlockCount(1)).await.unwrap();
     assert!(gone.payload.iter().all(|b| *b == 0), "what was trimmed meanwhile is gone here too");
+    replica.checkpoint().await.unwrap();
+    let kept = ballast_replica::raft::codec::decode_state(&replica.state_at_checkpoint().1.unwrap()).unwrap();
+    assert_eq!(kept.0.target_state, "meanwhile");
     drop(replica);
     group.stop().await;
 }

@@ -183,6 +183,8 @@ impl Group {
 
 pub struct Client {
     pub epoch: u64,
+    /// What targets had kept when the volume was opened.
+    pub kept: Bytes,
     next: u64,
     out: mpsc::UnboundedSender<VolumeRequest>,
     answers: Streaming<VolumeResponse>,
@@ -199,11 +201,11 @@ impl Client {
             .max_decoding_message_size(ballast_rpc::MAX_MESSAGE);
         let (out, requests) = mpsc::unbounded_channel();
         let answers = client.volume(UnboundedReceiverStream::new(requests)).await.map_err(|_| None)?.into_inner();
-        let mut client = Self { epoch: 0, next: 1, out, answers };
+        let mut client = Self { epoch: 0, kept: Bytes::new(), next: 1, out, answers };
         let open = wire::Open { volume: volume.to_bytes(), target: target.to_bytes(), take_over };
         match client.call(Op::Open(open)).await? {
             Answer::Opened(opened) => {
-                client.epoch = opened.epoch;
+                (client.epoch, client.kept) = (opened.epoch, opened.state);
                 Ok(client)
             }
             other => panic!("{other:?}"),
@@ -252,6 +254,10 @@ impl Client {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    pub async fn save(&mut self, state: Bytes) -> Result<(), Option<Code>> {
+        self.call(Op::SaveState(wire::SaveState { epoch: self.epoch, state })).await.map(drop)
     }
 
     pub async fn unmap(&mut self, lba: u64, blocks: u64) -> Result<(), Option<Code>> {
