@@ -42,7 +42,7 @@ pub use io::Device;
 pub use pool::{Admission, Pool};
 pub use replica::Replica;
 pub use types::{
-    BlockData, DeviceConfig, DeviceStats, ExportChunk, IoBackend, LogMark, LogOp, LogRecord, LogState,
+    BlockData, DeviceConfig, DeviceStats, ExportChunk, Extents, IoBackend, LogMark, LogOp, LogRecord, LogState,
     MAX_HARD_STATE_BYTES, MAX_HEADER_BYTES, MAX_RECORD_BLOCKS, OpenOptions, PoolConfig, PoolStats, ReplicaConfig,
 };
 pub use wipe::{DeviceLabel, Wiped, label_of, wipe};

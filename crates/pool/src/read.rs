@@ -15,7 +15,7 @@ use crate::format::batch::StoredOp;
 use crate::format::leaf::{LEAF_BLOCKS, MapEntry};
 use crate::format::{BLOCK, split_block, zero_crc};
 use crate::pool::Shared;
-use crate::types::{BlockData, ExportChunk, LogMark, LogOp, LogRecord};
+use crate::types::{BlockData, ExportChunk, Extents, LogMark, LogOp, LogRecord};
 
 /// How a read is done.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -151,6 +151,15 @@ impl Shared {
         let (entries, buf) = self.read_mapped(slot, lba.0, count.0).await?;
         let crcs = entries.iter().map(|entry| if entry.is_some() { entry.crc } else { zero_crc() }).collect();
         Ok(BlockData { payload: Bytes::from(buf), crcs })
+    }
+
+    /// Which blocks of a range are mapped.
+    pub(crate) async fn extents(self: &Arc<Self>, slot: u32, lba: Lba, count: BlockCount) -> Result<Extents> {
+        let entries = self.lookup_all(slot, lba.0, count.0).await?;
+        Ok(Extents {
+            mapped_first: entries.first().is_some_and(MapEntry::is_some),
+            runs: entries.chunk_by(|a, b| a.is_some() == b.is_some()).map(|run| run.len() as u32).collect(),
+        })
     }
 
     /// The next run of mapped blocks at or after `from`.

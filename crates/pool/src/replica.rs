@@ -13,7 +13,7 @@ use crate::pool::Pool;
 use crate::state::replica::ReplicaState;
 use crate::state::{Core, Room};
 use crate::types::{
-    BlockData, ExportChunk, LogMark, LogOp, LogRecord, LogState, MAX_HARD_STATE_BYTES, MAX_HEADER_BYTES,
+    BlockData, ExportChunk, Extents, LogMark, LogOp, LogRecord, LogState, MAX_HARD_STATE_BYTES, MAX_HEADER_BYTES,
     MAX_RECORD_BLOCKS, ReplicaConfig,
 };
 
@@ -288,6 +288,17 @@ impl Replica {
         loop {
             let slot = self.slot();
             match self.pool.shared().read(slot, lba, count).await {
+                Err(PoolError::UnknownReplica { .. }) if self.moved(slot) => {}
+                result => return result.map_err(|e| self.unknown(e)),
+            }
+        }
+    }
+
+    /// Which blocks of a range are mapped; the range is held in memory meanwhile, so it should not be long.
+    pub async fn extents(&self, lba: Lba, count: BlockCount) -> Result<Extents, PoolError> {
+        loop {
+            let slot = self.slot();
+            match self.pool.shared().extents(slot, lba, count).await {
                 Err(PoolError::UnknownReplica { .. }) if self.moved(slot) => {}
                 result => return result.map_err(|e| self.unknown(e)),
             }

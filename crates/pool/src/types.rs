@@ -13,6 +13,15 @@ pub const MAX_HEADER_BYTES: usize = 64 * 1024;
 /// The most bytes of hard state.
 pub const MAX_HARD_STATE_BYTES: usize = 64 * 1024;
 
+/// Which blocks of a range are mapped: lengths of runs, mapped and unmapped ones by turns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extents {
+    /// Whether the first run is a mapped one.
+    pub mapped_first: bool,
+    /// Blocks of each run.
+    pub runs: Vec<u32>,
+}
+
 /// What a new pool is made of, or what a pool grows by.
 #[derive(Clone, Debug, Default)]
 pub struct PoolConfig {

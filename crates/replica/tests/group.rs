@@ -25,7 +25,15 @@ async fn what_was_written_is_read_back() {
     assert_eq!(client.read(7, 1).await.unwrap(), block(7, 1));
     client.write(7, block(7, 2)).await.unwrap();
     assert_eq!(client.read(7, 1).await.unwrap(), block(7, 2));
+    let found = client.extents(0, 1000).await.unwrap();
+    assert_eq!((found.mapped_first, found.runs), (false, vec![7, 1, 992]));
+    assert_eq!(client.extents(support::VOLUME_BLOCKS, 1).await, Err(Some(Code::OutOfRange)));
     client.unmap(0, 16).await.unwrap();
+    assert_eq!(client.extents(7, 1).await.unwrap().runs, [1]);
+    assert!(!client.extents(7, 1).await.unwrap().mapped_first);
+    let (_, mut newer) = group.open(TargetId::random(), true).await;
+    assert_eq!(client.extents(7, 1).await, Err(Some(Code::Fenced)));
+    let client = &mut newer;
     assert!(client.read(7, 1).await.unwrap().iter().all(|b| *b == 0));
     group.stop().await;
 }

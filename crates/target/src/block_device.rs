@@ -11,6 +11,9 @@ use thiserror::Error;
 /// Bytes of a logical block as initiators see it.
 pub const LOGICAL_BLOCK: u64 = 512;
 
+/// Bytes that one write changes in one step.
+pub const ATOMIC: u64 = 512 * 1024;
+
 /// Size and identity of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Geometry {
@@ -22,6 +25,15 @@ pub struct Geometry {
     pub naa: [u8; 16],
     /// Writes are refused.
     pub read_only: bool,
+}
+
+/// A part of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes.
+    pub len: u64,
+    /// It takes space.
+    pub mapped: bool,
 }
 
 /// Why a device could not do what it was asked; [`crate::scsi::sense::device_error`] is the one table that maps it
@@ -68,7 +80,8 @@ pub trait BlockDevice: Send + Sync + 'static {
     /// Reads `len` bytes.
     fn read(&self, offset: u64, len: u32) -> impl Future<Output = Result<Bytes, DeviceError>> + Send;
 
-    /// Writes; durable when it returns, with or without `fua`.
+    /// Writes; durable when it returns, with or without `fua`. Up to [`ATOMIC`] bytes are there as a whole or not at all, for
+    /// readers as well as after a crash.
     fn write(&self, offset: u64, data: Bytes, fua: bool) -> impl Future<Output = Result<(), DeviceError>> + Send;
 
     /// Reads a range, shows it to `change`, and writes what that returns over it; nobody else's write comes between. With
@@ -79,6 +92,10 @@ pub trait BlockDevice: Send + Sync + 'static {
         len: u32,
         change: impl FnOnce(&[u8]) -> Option<Bytes> + Send,
     ) -> impl Future<Output = Result<(), DeviceError>> + Send;
+
+    /// Which parts of a range take space, in order from its beginning; may end before the range does, but not before one
+    /// part of it is told. A part that takes none reads as zeroes.
+    fn extents(&self, offset: u64, len: u64) -> impl Future<Output = Result<Vec<Extent>, DeviceError>> + Send;
 
     /// Frees a range; it reads as zeroes afterwards. Partial allocation blocks at its ends are zeroed.
     fn unmap(&self, offset: u64, len: u64) -> impl Future<Output = Result<(), DeviceError>> + Send;

@@ -16,6 +16,6 @@ pub mod scsi;
 pub mod server;
 pub mod volume;
 
-pub use block_device::{BlockDevice, DeviceError, Geometry};
+pub use block_device::{BlockDevice, DeviceError, Extent, Geometry};
 pub use memory::MemoryDevice;
 pub use server::{ServerConfig, ServerError, SessionInfo, TargetAccess, TargetServer};

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError, RwLock};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::block_device::{BlockDevice, DeviceError, Geometry, LOGICAL_BLOCK};
+use crate::block_device::{BlockDevice, DeviceError, Extent, Geometry, LOGICAL_BLOCK};
 
 const PAGE: u64 = 4096;
 
@@ -129,6 +129,20 @@ impl BlockDevice for MemoryDevice {
             put(&mut pages, offset, data);
         }
         Ok(())
+    }
+
+    async fn extents(&self, offset: u64, len: u64) -> Result<Vec<Extent>, DeviceError> {
+        self.check(offset, len)?;
+        let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner);
+        let mut extents: Vec<Extent> = Vec::new();
+        for (index, _, n) in parts(offset, len) {
+            let (len, mapped) = (n as u64, pages[index].is_some());
+            match extents.last_mut().filter(|last| last.mapped == mapped) {
+                Some(last) => last.len += len,
+                None => extents.push(Extent { len, mapped }),
+            }
+        }
+        Ok(extents)
     }
 
     async fn unmap(&self, offset: u64, len: u64) -> Result<(), DeviceError> {

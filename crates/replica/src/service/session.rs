@@ -30,6 +30,9 @@ const IN_FLIGHT: usize = 256;
 /// Blocks in one request.
 const MAX_BLOCKS: u64 = 256;
 
+/// Blocks in one question for extents: a few hundred KiB of map.
+const MAX_EXTENT_BLOCKS: u32 = 16_384;
+
 type Pending = BoxFuture<'static, VolumeResponse>;
 
 /// Serves a stream until it ends.
@@ -102,6 +105,10 @@ async fn accept(member: &Arc<Member>, request: VolumeRequest) -> Pending {
         Some(Op::Read(read)) => {
             let member = member.clone();
             Box::pin(async move { self::read(&member, id, read).await })
+        }
+        Some(Op::Extents(extents)) => {
+            let member = member.clone();
+            Box::pin(async move { self::extents(&member, id, extents).await })
         }
         Some(Op::Unmap(unmap)) => match check_range(member, unmap.lba, unmap.blocks) {
             Ok(()) => {
@@ -232,14 +239,38 @@ async fn read(member: &Member, id: u64, read: wire::Read) -> VolumeResponse {
         Ok(data) => data,
         Err(error) => return pool_failure(id, &error),
     };
-    // After the data was read, so that a pause of this process in between cannot make an old value look current. The epoch
-    // last: a new leader knows the newest one only when it has applied what came before its term.
-    if !member.confirm_leadership().await {
-        return not_leader(id, member);
-    }
-    let epoch = member.view().epoch();
-    if epoch != Epoch(read.epoch) {
-        return failure(id, Code::Fenced, format!("a newer target owns the volume, epoch {epoch}"));
+    if let Err(refused) = still_current(member, id, read.epoch).await {
+        return refused;
     }
     VolumeResponse { id, result: Some(Answer::Data(ReadData { crcs: data.crcs, payload: data.payload })) }
+}
+
+async fn extents(member: &Member, id: u64, asked: wire::Extents) -> VolumeResponse {
+    if let Err((code, message)) = check_range(member, asked.lba, u64::from(asked.blocks)) {
+        return failure(id, code, message);
+    }
+    let count = BlockCount(u64::from(asked.blocks.min(MAX_EXTENT_BLOCKS)));
+    let found = match member.store().extents(Lba(asked.lba), count).await {
+        Ok(found) => found,
+        Err(error) => return pool_failure(id, &error),
+    };
+    if let Err(refused) = still_current(member, id, asked.epoch).await {
+        return refused;
+    }
+    let runs = wire::ExtentRuns { mapped_first: found.mapped_first, runs: found.runs };
+    VolumeResponse { id, result: Some(Answer::Extents(runs)) }
+}
+
+/// Whether what was read before may be answered. Asked after the data was read, so that a pause of this process in between
+/// cannot make an old value look current. The epoch last: a new leader knows the newest one only when it has applied what
+/// came before its term.
+async fn still_current(member: &Member, id: u64, epoch: u64) -> Result<(), VolumeResponse> {
+    if !member.confirm_leadership().await {
+        return Err(not_leader(id, member));
+    }
+    let newest = member.view().epoch();
+    if newest != Epoch(epoch) {
+        return Err(failure(id, Code::Fenced, format!("a newer target owns the volume, epoch {newest}")));
+    }
+    Ok(())
 }

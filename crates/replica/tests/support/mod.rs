@@ -256,6 +256,13 @@ impl Client {
         }
     }
 
+    pub async fn extents(&mut self, lba: u64, blocks: u32) -> Result<wire::ExtentRuns, Option<Code>> {
+        match self.call(Op::Extents(wire::Extents { epoch: self.epoch, lba, blocks })).await? {
+            Answer::Extents(runs) => Ok(runs),
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub async fn save(&mut self, state: Bytes) -> Result<(), Option<Code>> {
         self.call(Op::SaveState(wire::SaveState { epoch: self.epoch, state })).await.map(drop)
     }

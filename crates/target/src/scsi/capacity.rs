@@ -1,4 +1,6 @@
-//! READ CAPACITY and READ DEFECT DATA parameter data (SBC-3 sections 5.15-5.18).
+//! READ CAPACITY, READ DEFECT DATA and GET LBA STATUS parameter data (SBC-3 sections 5.5, 5.15-5.18).
+
+use crate::block_device::Extent;
 
 /// Physical blocks are 4 KiB: 2^3 logical ones.
 pub(super) const PHYSICAL_EXPONENT: u8 = 3;
@@ -21,4 +23,23 @@ pub(super) fn read_capacity16(blocks: u64) -> Vec<u8> {
 /// Empty defect lists, in the format that was asked for: defects are the pool's business.
 pub(super) fn read_defects(short: bool, lists: u8) -> Vec<u8> {
     if short { vec![0, lists, 0, 0] } else { vec![0, lists, 0, 0, 0, 0, 0, 0] }
+}
+
+/// LBA status descriptors (SBC-3 section 5.5.2): LBA, blocks, provisioning status 0h mapped or 1h deallocated.
+pub(super) fn lba_status<'a>(mut lba: u64, extents: impl Iterator<Item = &'a Extent>) -> Vec<u8> {
+    let mut out = vec![0; 8];
+    for extent in extents {
+        // A descriptor may tell less than there is; the initiator asks again from its end.
+        let blocks = u32::try_from(extent.len / 512).unwrap_or(u32::MAX & !7);
+        out.extend(lba.to_be_bytes());
+        out.extend(blocks.to_be_bytes());
+        out.extend([u8::from(!extent.mapped), 0, 0, 0]);
+        lba += u64::from(blocks);
+        if u64::from(blocks) * 512 != extent.len {
+            break;
+        }
+    }
+    let length = (out.len() - 4) as u32;
+    out[..4].copy_from_slice(&length.to_be_bytes());
+    out
 }

@@ -7,6 +7,9 @@ pub type Cdb = [u8; 16];
 
 /// Longest PERSISTENT RESERVE OUT parameter list: every initiator port that there is room for.
 const MAX_RESERVE_LIST: u32 = 64 * 1024;
+/// Longest EXTENDED COPY parameter list that is looked at, to say what is wrong with it.
+const MAX_COPY_LIST: u32 = 4 * 1024;
+const _: () = assert!(super::copy::MAX_LIST <= MAX_COPY_LIST);
 
 /// What a verify compares with (BYTCHK, SBC-3 section 5.27).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +109,26 @@ pub enum Command {
     },
     Reserve,
     Release,
+    LogSense {
+        page: u8,
+        subpage: u8,
+        from: u16,
+        allocation: u32,
+    },
+    LbaStatus {
+        lba: u64,
+        allocation: u32,
+    },
+    ExtendedCopy {
+        length: u32,
+    },
+    CopyParameters {
+        allocation: u32,
+    },
+    WriteAtomic {
+        lba: u64,
+        blocks: u32,
+    },
     Read {
         lba: u64,
         blocks: u32,
@@ -156,17 +179,19 @@ impl Command {
     /// Bytes of Data-Out that the command takes.
     pub fn data_out(&self) -> u64 {
         match *self {
-            Self::Write { blocks, .. } | Self::OrWrite { blocks, .. } | Self::WriteVerify { blocks, .. } => {
-                u64::from(blocks) * 512
-            }
+            Self::Write { blocks, .. }
+            | Self::WriteAtomic { blocks, .. }
+            | Self::OrWrite { blocks, .. }
+            | Self::WriteVerify { blocks, .. } => u64::from(blocks) * 512,
             // What is compared, then what is written.
             Self::CompareAndWrite { blocks, .. } => 2 * u64::from(blocks) * 512,
             Self::Verify { blocks, compare: Compare::Data, .. } => u64::from(blocks) * 512,
             Self::Verify { blocks, compare: Compare::OneBlock, .. } => u64::from(blocks.min(1)) * 512,
             Self::WriteSame { no_data: false, .. } => 512,
-            Self::ModeSelect { length, .. } | Self::Unmap { length } | Self::PersistentReserveOut { length, .. } => {
-                u64::from(length)
-            }
+            Self::ModeSelect { length, .. }
+            | Self::Unmap { length }
+            | Self::ExtendedCopy { length }
+            | Self::PersistentReserveOut { length, .. } => u64::from(length),
             _ => 0,
         }
     }
@@ -178,6 +203,8 @@ impl Command {
         match *self {
             Self::WriteSame { no_data: false, .. } => Some(512),
             Self::CompareAndWrite { blocks, .. } => Some(2 * blocks * 512),
+            // A part of it would not be the whole.
+            Self::WriteAtomic { blocks, .. } => Some(blocks * 512),
             _ => None,
         }
     }
@@ -189,7 +216,11 @@ impl Command {
                 blocks as usize * 512
             }
             // Runs through the range in pieces of at most 1 MiB.
-            Self::Verify { .. } | Self::WriteVerify { .. } | Self::WriteSame { .. } => 1 << 20,
+            Self::Verify { .. } | Self::WriteVerify { .. } | Self::WriteSame { .. } | Self::ExtendedCopy { .. } => {
+                1 << 20
+            }
+            // All that these can have to say.
+            Self::LbaStatus { .. } | Self::PersistentReserveIn { .. } => 64 << 10,
             _ => 4096,
         }
     }
@@ -368,6 +399,30 @@ pub(super) fn start_stop(cdb: &Cdb) -> Result<Command, Sense> {
         return Err(Sense::bit(4, 1));
     }
     Ok(Command::StartStop)
+}
+
+/// LOG SENSE: nothing is saved, and there is nothing that a parameter pointer could leave out.
+pub(super) fn log_sense(cdb: &Cdb) -> Result<Command, Sense> {
+    if cdb[1] & 0x01 != 0 {
+        return Err(Sense::bit(1, 0)); // SP
+    }
+    let (page, subpage) = (cdb[2] & 0x3f, cdb[3]);
+    Ok(Command::LogSense { page, subpage, from: be16(cdb, 5) as u16, allocation: be16(cdb, 7) })
+}
+
+/// WRITE ATOMIC(16) (SBC-4 section 5.48): the boundary has to be 0, because a smaller one is never needed here.
+pub(super) fn write_atomic(cdb: &Cdb) -> Result<Command, Sense> {
+    unprotected(cdb)?;
+    if be16(cdb, 10) != 0 {
+        return Err(Sense::field(10));
+    }
+    Ok(Command::WriteAtomic { lba: be64(cdb, 2), blocks: be16(cdb, 12) })
+}
+
+/// EXTENDED COPY(LID1): a list that could not be taken is refused before it is sent.
+pub(super) fn extended_copy(cdb: &Cdb) -> Result<Command, Sense> {
+    let length = be32(cdb, 10);
+    if length > MAX_COPY_LIST { Err(Sense::illegal(code::LIST_LENGTH)) } else { Ok(Command::ExtendedCopy { length }) }
 }
 
 pub(super) fn persistent_reserve_in(cdb: &Cdb, what: ReserveIn) -> Result<Command, Sense> {

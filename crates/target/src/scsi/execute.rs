@@ -9,11 +9,14 @@ use super::nexus::MAX_TRANSFER;
 use super::port::InitiatorPort;
 use super::sense::{Sense, SenseKey, code, device_error};
 use super::unit::LogicalUnit;
-use super::{Completion, capacity, inquiry, mode, report, unmap};
+use super::{Completion, capacity, copy, inquiry, log, mode, report, unmap, vpd};
 use crate::block_device::{BlockDevice, DeviceError};
 
 /// Piece of a long run: enough to be efficient, small enough to share the device.
 const PIECE: u64 = 1024 * 1024;
+
+/// Most LBA status descriptors of one answer.
+const MAX_STATUS_DESCRIPTORS: u32 = 1024;
 
 enum Failure {
     Device(DeviceError),
@@ -62,6 +65,13 @@ pub async fn execute<D: BlockDevice>(
             Err(error) => Err(error.into()),
         },
         Command::Write { lba, fua, .. } => write(device, lba, data, fua).await,
+        // One write of the device is one step, as far as the limits of VPD B0h go.
+        Command::WriteAtomic { lba, .. } => write(device, lba, data, true).await,
+        Command::ExtendedCopy { length } => extended_copy(&unit, length, &data).await,
+        Command::LbaStatus { lba, allocation } => match lba_status(&unit, lba, allocation).await {
+            Ok(bytes) => return Completion::parameters(bytes, allocation),
+            Err(error) => Err(error.into()),
+        },
         Command::CompareAndWrite { lba, .. } => compare_and_write(device, lba, data).await,
         Command::OrWrite { lba, .. } => or_write(device, lba, data).await,
         Command::WriteVerify { lba, blocks, compare } => write_verify(device, lba, blocks, compare, data).await,
@@ -102,6 +112,10 @@ fn parameters<D: BlockDevice>(unit: &LogicalUnit<D>, command: Command, data: &[u
         Command::ReadCapacity16 { allocation } => {
             Ok(Completion::parameters(capacity::read_capacity16(state.blocks), allocation))
         }
+        Command::LogSense { page, subpage, from, allocation } => {
+            log::sense(page, subpage, from).map(|d| Completion::parameters(d, allocation))
+        }
+        Command::CopyParameters { allocation } => Ok(Completion::parameters(copy::operating_parameters(), allocation)),
         Command::ReadDefects { short, lists, allocation } => {
             Ok(Completion::parameters(capacity::read_defects(short, lists), allocation))
         }
@@ -149,6 +163,30 @@ async fn compare_and_write<D: BlockDevice>(device: &D, lba: u64, mut data: Bytes
         // The offset of the first byte that differs.
         Some(at) => Err(Sense::new(SenseKey::Miscompare, code::MISCOMPARE).at(at as u64).into()),
     }
+}
+
+/// EXTENDED COPY of blocks within the unit, one segment after the other.
+async fn extended_copy<D: BlockDevice>(unit: &LogicalUnit<D>, length: u32, list: &[u8]) -> Result<(), Failure> {
+    let segments = copy::parse(list, length, &vpd::naa(&unit.geometry), unit.state().blocks)?;
+    for segment in segments {
+        let (from, to, len) = (segment.from * 512, segment.to * 512, u64::from(segment.blocks) * 512);
+        let mut at = 0;
+        while at < len {
+            let n = PIECE.min(len - at);
+            let piece = unit.device.read(from + at, n as u32).await?;
+            unit.device.write(to + at, piece, true).await?;
+            at += n;
+        }
+    }
+    Ok(())
+}
+
+/// GET LBA STATUS (SBC-3 section 5.5): as many descriptors as fit, from the starting LBA on, at least one.
+async fn lba_status<D: BlockDevice>(unit: &LogicalUnit<D>, lba: u64, allocation: u32) -> Result<Vec<u8>, DeviceError> {
+    let end = unit.state().blocks;
+    let extents = unit.device.extents(lba * 512, (end - lba) * 512).await?;
+    let room = (allocation.saturating_sub(8) / 16).clamp(1, MAX_STATUS_DESCRIPTORS) as usize;
+    Ok(capacity::lba_status(lba, extents.iter().take(room)))
 }
 
 async fn or_write<D: BlockDevice>(device: &D, lba: u64, data: Bytes) -> Result<(), Failure> {

@@ -27,7 +27,8 @@ fn standard(peripheral: u8) -> Vec<u8> {
     b[2] = 0x06; // SPC-4
     b[3] = 0x12; // HISUP, response data format 2
     b[4] = (96 - 5) as u8;
-    b[5] = 0x10; // TPGS 01b: asymmetric access is implicit, REPORT TARGET PORT GROUPS tells it
+    // TPGS 01b: asymmetric access is implicit, REPORT TARGET PORT GROUPS tells it; 3PC: EXTENDED COPY
+    b[5] = 0x10 | 0x08;
     b[7] = 0x02; // CMDQUE
     b[8..16].copy_from_slice(VENDOR);
     b[16..32].copy_from_slice(PRODUCT);

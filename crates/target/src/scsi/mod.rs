@@ -17,7 +17,9 @@ pub mod reservations;
 pub mod sense;
 
 mod capacity;
+mod copy;
 mod inquiry;
+mod log;
 mod mode;
 mod report;
 mod unit;

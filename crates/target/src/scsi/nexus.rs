@@ -5,6 +5,7 @@ use super::command::{Cdb, Command, Compare};
 use super::opcodes;
 use super::sense::{Sense, SenseKey, code};
 use super::unit::UnitState;
+use crate::block_device::ATOMIC;
 
 /// Longest transfer of one command in blocks (16 MiB); VPD B0h says so. Bounds the memory of one command.
 pub const MAX_TRANSFER: u32 = 32_768;
@@ -12,6 +13,8 @@ pub const MAX_TRANSFER: u32 = 32_768;
 pub const MAX_WRITE_SAME: u64 = MAX_TRANSFER as u64;
 /// Longest COMPARE AND WRITE in blocks: what its one byte can say; VPD B0h says so.
 pub const MAX_COMPARE: u8 = u8::MAX;
+/// Longest WRITE ATOMIC in blocks; VPD B0h says so.
+pub const MAX_ATOMIC: u32 = (ATOMIC / 512) as u32;
 /// Longest VERIFY without data in blocks (128 MiB), for the same reason.
 const MAX_SCAN: u64 = 262_144;
 
@@ -124,13 +127,16 @@ fn check(command: &Command, unit: UnitState) -> Result<(), Sense> {
         Command::Write { lba, blocks, .. }
         | Command::OrWrite { lba, blocks }
         | Command::WriteVerify { lba, blocks, .. } => (lba, blocks.into(), MAX_TRANSFER.into(), true),
+        Command::WriteAtomic { lba, blocks } => (lba, blocks.into(), MAX_ATOMIC.into(), true),
+        // One block of it has to be there.
+        Command::LbaStatus { lba, .. } => (lba, 1, u64::MAX, false),
         Command::CompareAndWrite { lba, blocks } => (lba, blocks.into(), MAX_COMPARE.into(), true),
         Command::WriteSame { lba, blocks, .. } => (lba, blocks, MAX_WRITE_SAME, true),
         // Whatever the length: nothing is fetched, everything is synchronized.
         Command::Prefetch { lba, blocks } | Command::SynchronizeCache { lba, blocks } => {
             (lba, blocks.into(), u64::MAX, false)
         }
-        Command::Unmap { .. } => (0, 0, u64::MAX, true),
+        Command::Unmap { .. } | Command::ExtendedCopy { .. } => (0, 0, u64::MAX, true),
         _ => return Ok(()),
     };
     if writes && unit.read_only {

@@ -79,6 +79,8 @@ pub static OPERATIONS: &[Operation] = &[
     op(0x42, &[0x42, 0x01, 0, 0, 0, 0, 0, F, F, CTL], c::unmap),
     // MODE SELECT(10), MODE SENSE(10)
     op(0x55, &[0x55, 0x11, 0, 0, 0, 0, 0, F, F, CTL], |b| c::mode_select(b, ModeForm::Ten)),
+    // LOG SENSE
+    op(0x4d, &[0x4d, 0x01, 0xff, F, 0, F, F, F, F, CTL], c::log_sense),
     // RESERVE(10), RELEASE(10)
     op(0x56, &[0x56, 0x11, 0, 0, 0, 0, 0, 0, 0, CTL], |b| c::reserve(b, Command::Reserve)),
     op(0x57, &[0x57, 0x11, 0, 0, 0, 0, 0, 0, 0, CTL], |b| c::reserve(b, Command::Release)),
@@ -98,6 +100,11 @@ pub static OPERATIONS: &[Operation] = &[
     act(0x5f, 5, &[0x5f, 5, F, 0, 0, F, F, F, F, CTL], c::persistent_reserve_out),
     act(0x5f, 6, &[0x5f, 6, 0, 0, 0, F, F, F, F, CTL], c::persistent_reserve_out),
     act(0x5f, 7, &[0x5f, 7, 0, 0, 0, F, F, F, F, CTL], c::persistent_reserve_out),
+    // EXTENDED COPY(LID1), RECEIVE COPY RESULTS: OPERATING PARAMETERS
+    act(0x83, 0, &[0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, CTL], c::extended_copy),
+    act(0x84, 3, &[0x84, 3, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, CTL], |b| {
+        Ok(Command::CopyParameters { allocation: c::be32(b, 10) })
+    }),
     // READ(16), COMPARE AND WRITE, WRITE(16), ORWRITE(16), WRITE AND VERIFY(16), VERIFY(16)
     op(0x88, &[0x88, 0xf8, F, F, F, F, F, F, F, F, F, F, F, F, 0, CTL], |b| c::read(b, range16(b))),
     op(0x89, &[0x89, 0xf8, F, F, F, F, F, F, F, F, 0, 0, 0, F, 0, CTL], c::compare_and_write),
@@ -113,9 +120,14 @@ pub static OPERATIONS: &[Operation] = &[
         let (lba, blocks) = range16(b);
         c::write_same(b, lba, blocks, true)
     }),
-    // READ CAPACITY(16)
+    // WRITE ATOMIC(16)
+    op(0x9c, &[0x9c, 0xf8, F, F, F, F, F, F, F, F, F, F, F, F, 0, CTL], c::write_atomic),
+    // READ CAPACITY(16), GET LBA STATUS
     act(0x9e, 0x10, &[0x9e, 0x10, F, F, F, F, F, F, F, F, F, F, F, F, 0x01, CTL], |b| {
         Ok(Command::ReadCapacity16 { allocation: c::be32(b, 10) })
+    }),
+    act(0x9e, 0x12, &[0x9e, 0x12, F, F, F, F, F, F, F, F, F, F, F, F, 0, CTL], |b| {
+        Ok(Command::LbaStatus { lba: c::be64(b, 2), allocation: c::be32(b, 10) })
     }),
     // REPORT LUNS
     op(0xa0, &[0xa0, 0, F, 0, 0, 0, F, F, F, F, 0, CTL], c::report_luns),
@@ -238,14 +250,14 @@ mod tests {
 
     #[test]
     fn unknown_commands_are_refused() {
-        // EXTENDED COPY, SANITIZE, variable length
-        for opcode in [0x83, 0x48, 0x7f] {
+        // SANITIZE, variable length
+        for opcode in [0x48, 0x7f] {
             let mut cdb = [0; 16];
             cdb[0] = opcode;
             assert_eq!(decode(&cdb), Err(Sense::illegal(code::INVALID_OPCODE)));
         }
         let mut cdb = [0; 16];
-        (cdb[0], cdb[1]) = (0x9e, 0x12); // GET LBA STATUS
+        (cdb[0], cdb[1]) = (0x9e, 0x13);
         assert_eq!(decode(&cdb), Err(Sense::bit(1, 4)));
     }
 

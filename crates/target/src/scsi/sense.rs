@@ -15,6 +15,7 @@ pub enum SenseKey {
     IllegalRequest = 0x5,
     UnitAttention = 0x6,
     DataProtect = 0x7,
+    CopyAborted = 0xa,
     AbortedCommand = 0xb,
     Miscompare = 0xe,
 }
@@ -55,6 +56,8 @@ pub mod code {
     pub const NOT_ENOUGH_DATA: u16 = 0x0c0d;
     /// INVALID FIELD IN COMMAND INFORMATION UNIT
     pub const INVALID_FIELD_IN_IU: u16 = 0x0e03;
+    /// COPY TARGET DEVICE NOT REACHABLE
+    pub const COPY_TARGET_UNREACHABLE: u16 = 0x0d02;
     /// UNRECOVERED READ ERROR
     pub const UNRECOVERED_READ: u16 = 0x1100;
     /// PARAMETER LIST LENGTH ERROR
@@ -73,6 +76,14 @@ pub mod code {
     pub const INVALID_PARAMETER: u16 = 0x2600;
     /// INVALID RELEASE OF PERSISTENT RESERVATION
     pub const INVALID_RELEASE: u16 = 0x2604;
+    /// TOO MANY TARGET DESCRIPTORS
+    pub const TOO_MANY_TARGETS: u16 = 0x2606;
+    /// UNSUPPORTED TARGET DESCRIPTOR TYPE CODE
+    pub const UNKNOWN_TARGET: u16 = 0x2607;
+    /// TOO MANY SEGMENT DESCRIPTORS
+    pub const TOO_MANY_SEGMENTS: u16 = 0x2608;
+    /// UNSUPPORTED SEGMENT DESCRIPTOR TYPE CODE
+    pub const UNKNOWN_SEGMENT: u16 = 0x2609;
     /// WRITE PROTECTED
     pub const WRITE_PROTECTED: u16 = 0x2700;
     /// SPACE ALLOCATION FAILED WRITE PROTECT

@@ -244,10 +244,74 @@ fn opcodes_are_reported_from_the_table() {
     assert_eq!(one(&mut rig, 1, 0x28, 0)[..5], [0, 3, 0, 10, 0x28]);
     assert_eq!(one(&mut rig, 1, 0x48, 0)[1], 1);
     assert_eq!(one(&mut rig, 2, 0x9e, 0x10)[..5], [0, 3, 0, 16, 0x9e]);
-    assert_eq!(one(&mut rig, 3, 0x9e, 0x12)[1], 1);
+    assert_eq!(one(&mut rig, 3, 0x9e, 0x13)[1], 1);
     assert_eq!(one(&mut rig, 3, 0x28, 0)[1], 3);
     assert_eq!(rig.refused(&[0xa3, 0x0c, 1, 0x9e, 0, 0, 0, 0, 255, 255], &[]), code::INVALID_FIELD);
     assert_eq!(rig.refused(&[0xa3, 0x0c, 2, 0x28, 0, 0, 0, 0, 255, 255], &[]), code::INVALID_FIELD);
+}
+
+#[test]
+fn lba_status_tells_what_is_mapped() {
+    let mut rig = Rig::new();
+    let status = |rig: &mut Rig, lba: u8, allocation: u8| {
+        rig.good(&[0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, lba, 0, 0, 0, allocation, 0, 0], &[])
+    };
+    rig.good(&[0x2a, 0, 0, 0, 0, 8, 0, 0, 16, 0], &[1; 16 * 512]);
+    let all = status(&mut rig, 1, 255);
+    assert_eq!(all[..4], (4 + 3 * 16u32).to_be_bytes());
+    assert_eq!(all[8..24], [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 7, 1, 0, 0, 0]);
+    assert_eq!(all[24..40], [0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 16, 0, 0, 0, 0]);
+    assert_eq!(all[40..56], [0, 0, 0, 0, 0, 0, 0, 24, 0, 0, 0x07, 0xe8, 1, 0, 0, 0]);
+    assert_eq!(status(&mut rig, 10, 24)[8..24], [0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 14, 0, 0, 0, 0]);
+    let beyond = [0x9e, 0x12, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 24, 0, 0];
+    assert_eq!(rig.refused(&beyond, &[]), code::OUT_OF_RANGE);
+}
+
+#[test]
+fn blocks_are_copied_within_the_unit() {
+    let mut rig = Rig::new();
+    let page = rig.good(&[0x12, 1, 0x83, 0, 255, 0], &[]);
+    let at = page.windows(4).position(|w| w == [1, 3, 0, 8]).expect("an NAA designator");
+    let data: Vec<u8> = (0..8192).map(|i| (i / 7) as u8).collect();
+    rig.good(&[0x2a, 0, 0, 0, 0, 3, 0, 0, 16, 0], &data);
+    let mut list = vec![0; 16 + 32 + 28];
+    (list[3], list[11]) = (32, 28);
+    list[16] = 0xe4;
+    list[20..32].copy_from_slice(&page[at..at + 12]);
+    list[46] = 2;
+    (list[48], list[51], list[59], list[67], list[75]) = (2, 24, 16, 3, 101);
+    let copy = [0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, list.len() as u8, 0, 0];
+    rig.good(&copy, &list);
+    assert_eq!(rig.good(&[0x28, 0, 0, 0, 0, 101, 0, 0, 16, 0], &[])[..], data[..]);
+    let operating = rig.good(&[0x84, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0], &[]);
+    assert_eq!((operating.len(), &operating[44..]), (46, &[2, 0xe4][..]));
+}
+
+#[test]
+fn atomic_writes_have_their_limits() {
+    let mut rig = Rig::new();
+    let limits = rig.good(&[0x12, 1, 0xb0, 0, 255, 0], &[]);
+    let longest = u32::from_be_bytes(limits[44..48].try_into().expect("4 bytes"));
+    let atomic = |boundary: u8, blocks: u32| {
+        let [_, _, high, low] = blocks.to_be_bytes();
+        [0x9c, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, boundary, high, low, 0, 0]
+    };
+    let data = vec![9; longest as usize * 512];
+    rig.good(&atomic(0, longest), &data);
+    assert_eq!(rig.good(&[0x28, 0, 0, 0, 0, 1, 0, 0, 1, 0], &[])[..], data[..512]);
+    assert_eq!(rig.refused(&atomic(0, longest + 1), &[]), code::INVALID_FIELD);
+    assert_eq!(rig.refused(&atomic(8, 8), &[]), code::INVALID_FIELD);
+}
+
+#[test]
+fn log_pages() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.good(&[0x4d, 0, 0x40, 0, 0, 0, 0, 0, 255, 0], &[])[..], [0, 0, 0, 2, 0, 0x2f]);
+    assert_eq!(rig.good(&[0x4d, 0, 0x40, 0xff, 0, 0, 0, 0, 255, 0], &[])[..4], [0x40, 0xff, 0, 6]);
+    assert_eq!(rig.good(&[0x4d, 0, 0x6f, 0, 0, 0, 0, 0, 255, 0], &[])[..4], [0x2f, 0, 0, 8]);
+    for wrong in [[0x4d, 1, 0x40, 0], [0x4d, 0, 0x42, 0], [0x4d, 0, 0x6f, 1]] {
+        assert_eq!(rig.refused(&wrong, &[]), code::INVALID_FIELD, "{wrong:02x?}");
+    }
 }
 
 proptest! {

@@ -1,7 +1,7 @@
 //! Vital product data (SPC-4 section 7.8, SBC-3 section 6.6): pages 00h 80h 83h B0h B1h B2h.
 
 use super::inquiry::VENDOR;
-use super::nexus::{MAX_COMPARE, MAX_TRANSFER, MAX_WRITE_SAME};
+use super::nexus::{MAX_ATOMIC, MAX_COMPARE, MAX_TRANSFER, MAX_WRITE_SAME};
 use super::report::RELATIVE_PORT;
 use super::sense::Sense;
 use super::unmap::{MAX_BLOCKS, MAX_DESCRIPTORS};
@@ -39,11 +39,7 @@ fn designators(target: &str, geometry: &Geometry) -> Vec<u8> {
         out.extend([code, kind, 0, body.len() as u8]);
         out.extend(body);
     };
-    // NAA 3h, locally assigned: there is no registered OUI. 60 bits of the uuid.
-    let mut naa = [0; 8];
-    naa.copy_from_slice(&geometry.naa[..8]);
-    naa[0] = 0x30 | naa[0] & 0x0f;
-    put(0x01, 0x03, &naa);
+    put(0x01, 0x03, &naa(geometry));
     // T10 vendor id based: vendor and serial.
     let mut t10 = VENDOR.to_vec();
     t10.extend(geometry.serial.bytes().take(64));
@@ -56,6 +52,14 @@ fn designators(target: &str, geometry: &Geometry) -> Vec<u8> {
     name.resize((name.len() + 4) & !3, 0);
     put(0x53, 0x98, &name);
     out
+}
+
+/// NAA 3h, locally assigned: there is no registered OUI. 60 bits of the uuid.
+pub(super) fn naa(geometry: &Geometry) -> [u8; 8] {
+    let mut naa = [0; 8];
+    naa.copy_from_slice(&geometry.naa[..8]);
+    naa[0] = 0x30 | naa[0] & 0x0f;
+    naa
 }
 
 /// Block limits (SBC-3 section 6.6.3).
@@ -71,6 +75,7 @@ fn block_limits() -> Vec<u8> {
     b[24..28].copy_from_slice(&u32::from(GRANULARITY).to_be_bytes());
     b[28] = 0x80; // UGAVALID, alignment 0
     b[32..40].copy_from_slice(&MAX_WRITE_SAME.to_be_bytes());
+    b[40..44].copy_from_slice(&MAX_ATOMIC.to_be_bytes()); // alignment and granularity 0: any; no boundaries
     b
 }
 

@@ -48,6 +48,7 @@ pub(super) enum Op {
     Read { lba: u64, blocks: u32 },
     Unmap { lba: u64, blocks: u64 },
     SaveState(Bytes),
+    Extents { lba: u64, blocks: u32 },
 }
 
 /// What comes back.
@@ -55,6 +56,7 @@ pub(super) enum Op {
 pub(super) enum Reply {
     Done,
     Data { crcs: Vec<u32>, payload: Bytes },
+    Extents { mapped_first: bool, runs: Vec<u32> },
 }
 
 pub(super) type OpResult = Result<Reply, DeviceError>;
@@ -204,6 +206,7 @@ impl<T> Core<T> {
                 WireOp::Write(wire::Write { epoch, lba: *lba, crcs: crcs.clone(), payload: payload.clone() })
             }
             Op::Read { lba, blocks } => WireOp::Read(wire::Read { epoch, lba: *lba, blocks: *blocks }),
+            Op::Extents { lba, blocks } => WireOp::Extents(wire::Extents { epoch, lba: *lba, blocks: *blocks }),
             Op::SaveState(state) => WireOp::SaveState(wire::SaveState { epoch, state: state.clone() }),
             Op::Unmap { lba, blocks } => WireOp::Unmap(wire::Unmap { epoch, lba: *lba, blocks: *blocks }),
         };
@@ -266,6 +269,9 @@ impl<T> Core<T> {
         let result = match response.result {
             Some(WireResult::Done(_)) => Ok(Reply::Done),
             Some(WireResult::Data(data)) => Ok(Reply::Data { crcs: data.crcs, payload: data.payload }),
+            Some(WireResult::Extents(extents)) => {
+                Ok(Reply::Extents { mapped_first: extents.mapped_first, runs: extents.runs })
+            }
             Some(WireResult::Failure(failure)) => match self.failed(now, id, failure) {
                 Verdict::Answer(error) => Err(error),
                 Verdict::Act(actions) => return actions,
@@ -333,7 +339,9 @@ impl<T> Core<T> {
             Code::OutOfRange => Verdict::Answer(DeviceError::OutOfRange),
             Code::Corrupt => {
                 let lba = match self.ops.get(&id).map(|pending| &pending.op) {
-                    Some(Op::Read { lba, .. } | Op::Write { lba, .. } | Op::Unmap { lba, .. }) => *lba,
+                    Some(
+                        Op::Read { lba, .. } | Op::Write { lba, .. } | Op::Unmap { lba, .. } | Op::Extents { lba, .. },
+                    ) => *lba,
                     Some(Op::SaveState(_)) | None => 0,
                 };
                 Verdict::Answer(DeviceError::Corrupt { lba512: lba * 8 })

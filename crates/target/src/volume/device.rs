@@ -14,12 +14,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::actor::{self, Command};
 use super::core::{Core, Op, Reply};
 use super::locks::RangeLocks;
-use crate::block_device::{BlockDevice, DeviceError, Geometry, LOGICAL_BLOCK};
+use crate::block_device::{ATOMIC, BlockDevice, DeviceError, Extent, Geometry, LOGICAL_BLOCK};
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
 /// Blocks in one write or read request: 1 MiB.
 const MAX_BLOCKS: u64 = 256;
+// Wherever an atomic write begins, one request holds all of it.
+const _: () = assert!(ATOMIC + BLOCK <= MAX_BLOCKS * BLOCK);
+
+/// Blocks in one question for extents: 64 MiB.
+const MAX_EXTENT_BLOCKS: u64 = 16_384;
 
 /// Blocks in one unmap request: 128 MiB, so that applying one never holds the log up for long.
 const MAX_UNMAP: u64 = 32 * 1024;
@@ -210,6 +215,19 @@ fn cover(offset: u64, len: u64) -> (u64, u64) {
     (offset / BLOCK, (offset + len).div_ceil(BLOCK))
 }
 
+/// Runs of whole blocks as parts of a range of bytes.
+fn clip(first: u64, mapped_first: bool, runs: &[u32], offset: u64, len: u64) -> Vec<Extent> {
+    let mut at = first * BLOCK;
+    let mut mapped = !mapped_first;
+    let parts = runs.iter().map(|blocks| {
+        let start = at.max(offset);
+        at += u64::from(*blocks) * BLOCK;
+        mapped = !mapped;
+        Extent { len: at.min(offset + len).saturating_sub(start), mapped }
+    });
+    parts.filter(|extent| extent.len > 0).collect()
+}
+
 fn pieces(lba: u64, blocks: u64, max: u64) -> impl Iterator<Item = (u64, u64)> {
     (0..blocks).step_by(max as usize).map(move |at| (lba + at, max.min(blocks - at)))
 }
@@ -275,6 +293,20 @@ impl BlockDevice for RaftVolume {
         let mut whole = BytesMut::from(whole);
         whole[range].copy_from_slice(&new);
         self.write_blocks(first, whole.freeze()).await
+    }
+
+    async fn extents(&self, offset: u64, len: u64) -> Result<Vec<Extent>, DeviceError> {
+        if len == 0 {
+            return Ok(Vec::new());
+        }
+        let (first, end) = cover(offset, len);
+        let blocks = (end - first).min(MAX_EXTENT_BLOCKS);
+        let Reply::Extents { mapped_first, runs } =
+            self.submit(Op::Extents { lba: first, blocks: blocks as u32 }).await?
+        else {
+            return Err(DeviceError::Internal("no extents in answer to a question for them".to_owned()));
+        };
+        Ok(clip(first, mapped_first, &runs, offset, len))
     }
 
     async fn unmap(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
@@ -347,5 +379,13 @@ mod tests {
         assert_eq!(pieces(10, 5, 2).collect::<Vec<_>>(), [(10, 2), (12, 2), (14, 1)]);
         assert_eq!(pieces(10, 2, 2).collect::<Vec<_>>(), [(10, 2)]);
         assert_eq!(pieces(0, 0, 2).count(), 0);
+    }
+
+    #[test]
+    fn extents_are_cut_to_what_was_asked() {
+        let extent = |len, mapped| Extent { len, mapped };
+        // Blocks 2 and 3 are mapped, 4 is not; asked from the middle of 2 to the middle of 4.
+        assert_eq!(clip(2, true, &[2, 1], 2 * 4096 + 512, 9216), [extent(7680, true), extent(1536, false)]);
+        assert_eq!(clip(0, false, &[5], 0, 4096), [extent(4096, false)]);
     }
 }

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use ballast_target::iscsi::digest::Digests;
 use ballast_target::iscsi::framing::{Deframer, WirePdu};
 use ballast_target::iscsi::pdu::*;
-use ballast_target::{BlockDevice, DeviceError, Geometry, MemoryDevice, ServerConfig, TargetAccess, TargetServer};
+use ballast_target::{
+    BlockDevice, DeviceError, Extent, Geometry, MemoryDevice, ServerConfig, TargetAccess, TargetServer,
+};
 use bytes::{BufMut, Bytes};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -84,6 +86,10 @@ impl BlockDevice for Held {
     ) -> Result<(), DeviceError> {
         self.check()?;
         self.memory.update(offset, len, change).await
+    }
+
+    async fn extents(&self, offset: u64, len: u64) -> Result<Vec<Extent>, DeviceError> {
+        self.memory.extents(offset, len).await
     }
 
     async fn unmap(&self, offset: u64, len: u64) -> Result<(), DeviceError> {

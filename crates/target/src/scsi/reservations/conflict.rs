@@ -26,7 +26,9 @@ pub(super) fn needs(command: &Command) -> Needs {
         Command::TestUnitReady
         | Command::ReadCapacity10
         | Command::ReadCapacity16 { .. }
-        | Command::ReportPortGroups { .. } => Needs::NoReserve,
+        | Command::ReportPortGroups { .. }
+        | Command::CopyParameters { .. }
+        | Command::LogSense { .. } => Needs::NoReserve,
         // START=1 without a power condition and PREVENT=0 are allowed (SBC-3 table 13); everything that these two do here is
         // nothing, so there is nothing to be kept out of.
         Command::StartStop | Command::PreventAllow => Needs::NoReserve,
@@ -37,10 +39,13 @@ pub(super) fn needs(command: &Command) -> Needs {
         Command::Read { .. }
         | Command::Verify { .. }
         | Command::Prefetch { .. }
+        | Command::LbaStatus { .. }
         | Command::ModeSense { .. }
         | Command::ReadDefects { .. }
         | Command::ReportOpcodes { .. } => Needs::Read,
         Command::Write { .. }
+        | Command::WriteAtomic { .. }
+        | Command::ExtendedCopy { .. }
         | Command::CompareAndWrite { .. }
         | Command::OrWrite { .. }
         | Command::WriteVerify { .. }
