@@ -32,7 +32,7 @@ have() { PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null 2>&1; }
 
 # What shows that a thing is there (a command, or a file when it has a slash) and the Debian package that brings it.
 readonly BUILD="gcc:gcc /usr/include/stdio.h:libc6-dev curl:curl"
-readonly LIBISCSI="pkg-config:pkg-config /usr/include/iscsi/iscsi.h:libiscsi-dev iscsi-ls:libiscsi-bin jq:jq"
+readonly LIBISCSI="pkg-config:pkg-config /usr/include/iscsi/iscsi.h:libiscsi-dev iscsi-test-cu:libiscsi-bin jq:jq"
 readonly PEERS="fio:fio tgtd:tgt ps:procps"
 readonly KERNEL="linux.uml:user-mode-linux iscsid:open-iscsi mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs modprobe:kmod
   udevadm:udev ip:iproute2 ethtool:ethtool busybox:busybox-static strace:strace"

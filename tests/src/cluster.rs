@@ -44,13 +44,30 @@ pub struct Options {
     pub portal: SocketAddr,
     /// Run it inside this network namespace.
     pub network: Option<String>,
+    /// The directory of CHAP accounts; without it every initiator is let in.
+    pub chap: Option<PathBuf>,
+}
+
+impl Default for Options {
+    /// Three pools of 4 GiB, three replicas, no volume, a portal of its own.
+    fn default() -> Self {
+        Self {
+            pools: 3,
+            pool_size: "4Gi",
+            replicas: 3,
+            volumes: Vec::new(),
+            portal: own_portal(),
+            network: None,
+            chap: None,
+        }
+    }
 }
 
 impl Options {
-    /// Three pools of 4 GiB, three replicas, and these volumes.
+    /// The default and these volumes.
     pub fn with_volumes(volumes: &[(&str, &str)]) -> Self {
         let volumes = volumes.iter().map(|(name, size)| ((*name).to_owned(), (*size).to_owned())).collect();
-        Self { pools: 3, pool_size: "4Gi", replicas: 3, volumes, portal: own_portal(), network: None }
+        Self { volumes, ..Self::default() }
     }
 }
 
@@ -113,6 +130,9 @@ impl Cluster {
         command.args(["--replicas", &options.replicas.to_string(), "--portal", &options.portal.to_string()]);
         for (name, size) in &options.volumes {
             command.args(["--volume", &format!("{name}={size}")]);
+        }
+        if let Some(directory) = &options.chap {
+            command.arg("--chap").arg(directory);
         }
         Ok(command)
     }

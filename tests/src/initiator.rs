@@ -18,6 +18,16 @@ pub fn list(portal: SocketAddr) -> Result<String> {
     process::run(Command::new("iscsi-ls").arg("-s").arg(format!("iscsi://{portal}")), PATIENCE)
 }
 
+/// What `iscsi-ls` prints of the portal at a URL, which may hold an account for discovery: its targets.
+pub fn discover(url: &str) -> Result<String> {
+    process::run(Command::new("iscsi-ls").arg(url), PATIENCE)
+}
+
+/// Logs in to a unit and asks what it is; what `iscsi-inq` prints.
+pub fn inquire(url: &str) -> Result<String> {
+    process::run(Command::new("iscsi-inq").arg(url), PATIENCE)
+}
+
 fn qemu_img(arguments: &[&OsStr]) -> Result<String> {
     let mut command = tools::qemu_img().context("no qemu-img that knows iSCSI")?;
     process::run(command.args(arguments), 2 * PATIENCE)

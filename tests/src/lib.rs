@@ -4,6 +4,7 @@
 //! * [`load`] - the checked load (`tools/checkload.c`) that knows what every sector must hold
 //! * [`mod@bench`] - the measuring load (`tools/iobench.c`)
 //! * [`initiator`] - qemu-img, iscsi-ls and the like
+//! * [`conformance`] - libiscsi's conformance tests, suite by suite
 //! * [`uml`] - a Linux guest with the kernel's own initiator, in a network namespace of its own
 //! * [`tgt`] - a foreign target, on which the tools themselves are proven
 //! * [`scratch`] - directories and names of a test's own
@@ -14,6 +15,7 @@
 
 pub mod bench;
 pub mod cluster;
+pub mod conformance;
 pub mod initiator;
 pub mod load;
 pub mod process;

@@ -93,20 +93,30 @@ pub fn missing_for_own() -> Option<String> {
 
 /// Compiles `tools/NAME.c` (with tools/initiator.c) when it is newer than what is there, and returns the program.
 pub fn own(name: &str) -> Result<PathBuf> {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools");
+    let main = format!("{name}.c");
+    compile(name, &[&main, "initiator.c"], &["initiator.h"], &["-liscsi"])
+}
+
+/// Compiles `tools/NAME.c` into a library for `LD_PRELOAD`, likewise.
+pub fn own_library(name: &str) -> Result<PathBuf> {
+    compile(&format!("{name}.so"), &[&format!("{name}.c")], &[], &["-shared", "-fPIC"])
+}
+
+fn compile(name: &str, sources: &[&str], headers: &[&str], flags: &[&str]) -> Result<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools");
     let out = target_dir()?.join("tools").join(name);
-    let inputs = [sources.join(format!("{name}.c")), sources.join("initiator.c")];
     let modified = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    let newest = inputs.iter().chain([&sources.join("initiator.h")]).filter_map(|path| modified(path)).max();
+    let newest = sources.iter().chain(headers).filter_map(|file| modified(&directory.join(file))).max();
     if modified(&out).is_some() && modified(&out) > newest {
         return Ok(out);
     }
     fs::create_dir_all(out.parent().context("no parent directory")?)?;
     // Under a name of its own first, so that runs side by side never execute a half-written file.
-    let fresh = out.with_extension(std::process::id().to_string());
+    let fresh = out.with_file_name(format!("{name}.{}", std::process::id()));
     let mut compiler = Command::new("gcc");
-    compiler.args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&fresh).args(&inputs).arg("-liscsi");
-    process::run(&mut compiler, process::PATIENCE).with_context(|| format!("cannot compile {name}.c"))?;
+    compiler.args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&fresh);
+    compiler.args(sources.iter().map(|file| directory.join(file))).args(flags);
+    process::run(&mut compiler, process::PATIENCE).with_context(|| format!("cannot compile {name}"))?;
     fs::rename(&fresh, &out)?;
     Ok(out)
 }
