@@ -228,6 +228,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// What became of a test.
+    pub fn verdict(&self, suite: &str, test: &str) -> Option<&Verdict> {
+        let suite = self.suites.iter().find(|result| result.name == suite)?;
+        suite.results.iter().find(|(name, _)| name == test).map(|(_, verdict)| verdict)
+    }
+
     /// All suites together.
     pub fn totals(&self) -> Totals {
         self.suites.iter().map(SuiteResult::totals).fold(Totals::default(), Totals::add)

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use ballast_tests::cluster::{Cluster, Options, iqn};
-use ballast_tests::conformance::{Report, TOOL, Tool};
+use ballast_tests::conformance::{Report, TOOL, Tool, Verdict};
 use ballast_tests::runner::{self, Outcome, TestResult};
 use ballast_tests::{initiator, scratch, skip_if, tools};
 
@@ -19,6 +19,12 @@ const SIZE: &str = "64Mi";
 const SKIPPED_BELOW: usize = 25;
 /// The tool has 230; when fewer run, it was not the tool that this test was written for.
 const RAN_AT_LEAST: usize = 200;
+
+/// Tests that no target with 4 KiB physical blocks passes, and what they then say. This one asks for the status of a logical
+/// block and wants the answer to begin with the next *physical* one; SBC-3 section 5.5.2 has it begin with the one asked for,
+/// and initiators (QEMU) rely on that.
+const WRONG: [(&str, &str, &str); 1] =
+    [("GetLBAStatus", "UnmapSingle", "lba offset in first descriptor does not \" \"match request.")];
 
 fn main() -> ExitCode {
     runner::main(&[
@@ -42,7 +48,12 @@ fn both_paths(url: String, logs: &Path) -> Tool {
 
 fn expect_all_passed(report: &Report) -> Result<()> {
     let totals = report.totals();
-    ensure!(totals.failed == 0 && totals.hung == 0, "not everything passed\n{report}");
+    for (suite, test, says) in WRONG {
+        let verdict = report.verdict(suite, test);
+        let expected = matches!(verdict, Some(Verdict::Failed(why)) if why.contains(says));
+        ensure!(expected, "{suite}.{test} is known to be wrong, and did not fail as it should: {verdict:?}\n{report}");
+    }
+    ensure!(totals.failed == WRONG.len() && totals.hung == 0, "not everything passed\n{report}");
     ensure!(totals.skipped < SKIPPED_BELOW, "{SKIPPED_BELOW} or more were skipped\n{report}");
     ensure!(totals.ran() >= RAN_AT_LEAST, "fewer than {RAN_AT_LEAST} were run\n{report}");
     println!("{totals}");

@@ -30,7 +30,7 @@ pub(super) fn lba_status<'a>(mut lba: u64, extents: impl Iterator<Item = &'a Ext
     let mut out = vec![0; 8];
     for extent in extents {
         // A descriptor may tell less than there is; the initiator asks again from its end.
-        let blocks = u32::try_from(extent.len / 512).unwrap_or(u32::MAX & !7);
+        let blocks = u32::try_from(extent.len / 512).unwrap_or(!7);
         out.extend(lba.to_be_bytes());
         out.extend(blocks.to_be_bytes());
         out.extend([u8::from(!extent.mapped), 0, 0, 0]);

@@ -122,6 +122,10 @@ pub enum Command {
     ExtendedCopy {
         length: u32,
     },
+    CopyStatus {
+        list_id: u8,
+        allocation: u32,
+    },
     CopyParameters {
         allocation: u32,
     },

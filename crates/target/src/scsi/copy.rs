@@ -3,13 +3,17 @@
 //! ```text
 //!  0  list id | 1 STR, list id usage, priority | 2 length of CSCD descriptors | 8 length of segment descriptors
 //! 12  length of inline data
-//! 16  CSCD descriptors, 32 bytes each:     E4h | NUL, type | port | designator (4) | .. | 28 block length
+//! 16  CSCD descriptors, 32 bytes each:     E4h | type | port | designator (4) | .. | 28 block length
 //!     segment descriptors, 28 bytes each:  02h | DC, CAT | 24 | source, destination | blocks | 12 LBA | 20 LBA
 //! ```
 //! The only copy source and destination is the unit itself, named by its NAA designator; that is what a hypervisor uses to
-//! clone and move disks of one volume without carrying the data. Nothing is held for RECEIVE COPY STATUS: a copy is done when
-//! its command is answered.
+//! clone and move disks of one volume without carrying the data. A copy is done when its command is answered; what came of
+//! the newest ones is held, once, for RECEIVE COPY STATUS.
 
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use super::port::InitiatorPort;
 use super::sense::{Sense, SenseKey, code};
 
 const HEADER: usize = 16;
@@ -27,6 +31,60 @@ const MAX_DESCRIPTORS: usize = MAX_CSCD * CSCD + MAX_SEGMENTS * SEGMENT;
 pub(super) const MAX_LIST: u32 = (HEADER + MAX_DESCRIPTORS) as u32;
 /// Blocks of one segment: its field has 16 bits.
 const MAX_SEGMENT_BLOCKS: u32 = u16::MAX as u32;
+
+/// Results held for all initiators together.
+const MAX_HELD: usize = 64;
+
+/// A parsed list.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Copy {
+    pub(super) segments: Vec<Segment>,
+    /// The list id under which the result is held, if it is.
+    pub(super) held: Option<u8>,
+}
+
+/// How far a copy came.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Progress {
+    pub(super) segments: u16,
+    pub(super) bytes: u64,
+}
+
+/// Results of copies, for RECEIVE COPY STATUS (SPC-4 section 6.24.2).
+#[derive(Debug, Default)]
+pub(super) struct CopyResults(Mutex<VecDeque<Held>>);
+
+#[derive(Debug)]
+struct Held {
+    port: InitiatorPort,
+    list_id: u8,
+    good: bool,
+    done: Progress,
+}
+
+impl CopyResults {
+    /// Holds a result; an older one of the same list id is forgotten.
+    pub(super) fn hold(&self, port: &InitiatorPort, list_id: u8, good: bool, done: Progress) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|old| (&old.port, old.list_id) != (port, list_id));
+        if held.len() >= MAX_HELD {
+            held.pop_front();
+        }
+        held.push_back(Held { port: port.clone(), list_id, good, done });
+    }
+
+    /// Tells a result, once.
+    pub(super) fn take(&self, port: &InitiatorPort, list_id: u8) -> Option<Vec<u8>> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = held.iter().position(|old| (&old.port, old.list_id) == (port, list_id))?;
+        let result = held.remove(at)?;
+        let mut out = vec![0, 0, 0, 8, if result.good { 0x01 } else { 0x02 }];
+        out.extend(result.done.segments.to_be_bytes());
+        out.push(0x01); // transfer count in KiB
+        out.extend(u32::try_from(result.done.bytes / 1024).unwrap_or(u32::MAX).to_be_bytes());
+        Some(out)
+    }
+}
 
 /// One run to copy, in logical blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,9 +107,9 @@ const fn aborted(code: u16) -> Sense {
 }
 
 /// Takes a parameter list apart; `naa` is the unit's own designator.
-pub(super) fn parse(list: &[u8], length: u32, naa: &[u8; 8], capacity: u64) -> Result<Vec<Segment>, Sense> {
+pub(super) fn parse(list: &[u8], length: u32, naa: &[u8; 8], capacity: u64) -> Result<Copy, Sense> {
     if length == 0 {
-        return Ok(Vec::new()); // nothing to do, and no error
+        return Ok(Copy::default()); // nothing to do, and no error
     }
     let wrong_length = Sense::illegal(code::LIST_LENGTH);
     let (header, descriptors) = list.split_at_checked(HEADER).ok_or(wrong_length)?;
@@ -59,6 +117,11 @@ pub(super) fn parse(list: &[u8], length: u32, naa: &[u8; 8], capacity: u64) -> R
     if header[8..10] != [0, 0] || header[12..16] != [0; 4] || list.len() != length as usize {
         return Err(wrong_length);
     }
+    let held = match header[1] >> 3 & 3 {
+        0 | 2 => Some(header[0]),
+        3 => None,
+        _ => return Err(Sense::parameter(1)),
+    };
     let whole = targets.is_multiple_of(CSCD);
     if !whole || targets + segments > descriptors.len() || targets + segments > MAX_DESCRIPTORS {
         return Err(wrong_length);
@@ -92,20 +155,17 @@ pub(super) fn parse(list: &[u8], length: u32, naa: &[u8; 8], capacity: u64) -> R
         let fits = |lba: u64| lba.checked_add(copy.blocks.into()).is_some_and(|end| end <= capacity);
         if fits(copy.from) && fits(copy.to) { Ok(copy) } else { Err(aborted(code::NONE)) }
     });
-    copies.collect()
+    Ok(Copy { segments: copies.collect::<Result<_, _>>()?, held })
 }
 
-/// Whether a CSCD descriptor names this unit. One that names another one is no error until a segment uses it.
+/// Whether a CSCD descriptor names this unit. One that names another one is no error until a segment uses it. LU ID TYPE and
+/// NUL, in byte 1, are obsolete.
 fn is_this_unit(target: &[u8], naa: &[u8; 8]) -> Result<bool, Sense> {
     if target[0] != BY_DESIGNATOR {
         return Err(Sense::illegal(code::UNKNOWN_TARGET));
     }
-    if target[1] & 0xc0 != 0 {
-        return Err(Sense::illegal(code::INVALID_PARAMETER)); // LU ID TYPE: only that of a logical unit number
-    }
-    let null = target[1] & 0x20 != 0;
     let by_naa = target[4] & 0x0f == 1 && target[5] & 0x3f == 3 && target[7] == 8;
-    Ok(!null && by_naa && target[8..16] == naa[..] && target[29..32] == [0, 2, 0])
+    Ok(by_naa && target[8..16] == naa[..] && target[29..32] == [0, 2, 0])
 }
 
 /// Operating parameters (SPC-4 section 6.24.4).
@@ -133,13 +193,13 @@ mod tests {
 
     const NAA: [u8; 8] = [0x35, 1, 2, 3, 4, 5, 6, 7];
 
-    fn list(targets: &[[u8; 2]], segments: &[(u8, u64, u64, u16)]) -> Vec<u8> {
+    fn list(targets: &[u8], segments: &[(u8, u64, u64, u16)]) -> Vec<u8> {
         let mut out = vec![0; HEADER];
         out[2..4].copy_from_slice(&((targets.len() * CSCD) as u16).to_be_bytes());
         out[10..12].copy_from_slice(&((segments.len() * SEGMENT) as u16).to_be_bytes());
-        for [kind, flags] in targets {
+        for kind in targets {
             let mut t = [0; CSCD];
-            (t[0], t[1], t[4], t[5], t[7], t[30]) = (*kind, *flags, 1, 3, 8, 2);
+            (t[0], t[4], t[5], t[7], t[30]) = (*kind, 1, 3, 8, 2);
             t[8..16].copy_from_slice(&NAA);
             out.extend(t);
         }
@@ -155,10 +215,11 @@ mod tests {
     }
 
     fn parsed(list: &[u8]) -> Result<Vec<Segment>, (SenseKey, u16)> {
-        parse(list, list.len() as u32, &NAA, 1000).map_err(|sense| (sense.key, sense.code))
+        let parsed = parse(list, list.len() as u32, &NAA, 1000);
+        parsed.map(|copy| copy.segments).map_err(|sense| (sense.key, sense.code))
     }
 
-    const US: [u8; 2] = [BY_DESIGNATOR, 0];
+    const US: u8 = BY_DESIGNATOR;
 
     #[test]
     fn segments_of_the_unit_itself() {
@@ -179,8 +240,7 @@ mod tests {
         assert_eq!(parsed(&list(&[US], &[(0, 0, 1, 1); MAX_SEGMENTS + 1])), illegal(code::TOO_MANY_SEGMENTS));
         let both = list(&[US; MAX_CSCD + 1], &[(0, 0, 1, 1); MAX_SEGMENTS + 1]);
         assert_eq!(parsed(&both), illegal(code::LIST_LENGTH));
-        assert_eq!(parsed(&list(&[[0xe0, 0]], &[(0, 0, 1, 1)])), illegal(code::UNKNOWN_TARGET));
-        assert_eq!(parsed(&list(&[[BY_DESIGNATOR, 0xc0]], &[(0, 0, 1, 1)])), illegal(code::INVALID_PARAMETER));
+        assert_eq!(parsed(&list(&[0xe0], &[(0, 0, 1, 1)])), illegal(code::UNKNOWN_TARGET));
         let mut other = good.clone();
         other[HEADER + CSCD] = 0x03;
         assert_eq!(parsed(&other), illegal(code::UNKNOWN_SEGMENT));
@@ -190,7 +250,6 @@ mod tests {
     fn what_cannot_be_copied_aborts_the_copy() {
         let unreachable = Err((SenseKey::CopyAborted, code::COPY_TARGET_UNREACHABLE));
         assert_eq!(parsed(&list(&[US], &[(1, 0, 1, 1)])), unreachable);
-        assert_eq!(parsed(&list(&[[BY_DESIGNATOR, 0x20]], &[(0, 0, 1, 1)])), unreachable);
         let mut other = list(&[US], &[(0, 0, 1, 1)]);
         other[HEADER + 9] ^= 1; // another unit
         assert_eq!(parsed(&other), unreachable);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::command::{Command, Compare};
 use super::nexus::MAX_TRANSFER;
@@ -15,6 +16,8 @@ use crate::block_device::{BlockDevice, DeviceError};
 /// Piece of a long run: enough to be efficient, small enough to share the device.
 const PIECE: u64 = 1024 * 1024;
 
+/// Ranges of one UNMAP under way at a time.
+const UNMAPS_AT_A_TIME: usize = 32;
 /// Most LBA status descriptors of one answer.
 const MAX_STATUS_DESCRIPTORS: u32 = 1024;
 
@@ -67,7 +70,13 @@ pub async fn execute<D: BlockDevice>(
         Command::Write { lba, fua, .. } => write(device, lba, data, fua).await,
         // One write of the device is one step, as far as the limits of VPD B0h go.
         Command::WriteAtomic { lba, .. } => write(device, lba, data, true).await,
-        Command::ExtendedCopy { length } => extended_copy(&unit, length, &data).await,
+        Command::CopyStatus { list_id, allocation } => {
+            return match unit.copies.take(port, list_id) {
+                Some(status) => Completion::parameters(status, allocation),
+                None => Completion::check(Sense::field(2)),
+            };
+        }
+        Command::ExtendedCopy { length } => extended_copy(&unit, port, length, &data).await,
         Command::LbaStatus { lba, allocation } => match lba_status(&unit, lba, allocation).await {
             Ok(bytes) => return Completion::parameters(bytes, allocation),
             Err(error) => Err(error.into()),
@@ -166,17 +175,37 @@ async fn compare_and_write<D: BlockDevice>(device: &D, lba: u64, mut data: Bytes
 }
 
 /// EXTENDED COPY of blocks within the unit, one segment after the other.
-async fn extended_copy<D: BlockDevice>(unit: &LogicalUnit<D>, length: u32, list: &[u8]) -> Result<(), Failure> {
-    let segments = copy::parse(list, length, &vpd::naa(&unit.geometry), unit.state().blocks)?;
+async fn extended_copy<D: BlockDevice>(
+    unit: &LogicalUnit<D>,
+    port: &InitiatorPort,
+    length: u32,
+    list: &[u8],
+) -> Result<(), Failure> {
+    let copy = copy::parse(list, length, &vpd::naa(&unit.geometry), unit.state().blocks)?;
+    let mut done = copy::Progress::default();
+    let result = copy_segments(&*unit.device, &copy.segments, &mut done).await;
+    if let Some(list_id) = copy.held {
+        unit.copies.hold(port, list_id, result.is_ok(), done);
+    }
+    result
+}
+
+async fn copy_segments<D: BlockDevice>(
+    device: &D,
+    segments: &[copy::Segment],
+    done: &mut copy::Progress,
+) -> Result<(), Failure> {
     for segment in segments {
         let (from, to, len) = (segment.from * 512, segment.to * 512, u64::from(segment.blocks) * 512);
         let mut at = 0;
         while at < len {
             let n = PIECE.min(len - at);
-            let piece = unit.device.read(from + at, n as u32).await?;
-            unit.device.write(to + at, piece, true).await?;
+            let piece = device.read(from + at, n as u32).await?;
+            device.write(to + at, piece, true).await?;
             at += n;
+            done.bytes += n;
         }
+        done.segments += 1;
     }
     Ok(())
 }
@@ -274,10 +303,9 @@ async fn write_same<D: BlockDevice>(
 }
 
 async fn unmap_all<D: BlockDevice>(unit: &LogicalUnit<D>, list: &[u8]) -> Result<(), Failure> {
-    for (lba, blocks) in unmap::ranges(list, unit.state().blocks)? {
-        unit.device.unmap(lba * 512, u64::from(blocks) * 512).await?;
-    }
-    Ok(())
+    let ranges = unmap::ranges(list, unit.state().blocks)?;
+    let unmap = |(lba, blocks)| unit.device.unmap(lba * 512, u64::from(blocks) * 512);
+    Ok(stream::iter(ranges.into_iter().map(unmap)).buffer_unordered(UNMAPS_AT_A_TIME).try_collect().await?)
 }
 
 const _: () = assert!(MAX_TRANSFER as u64 * 512 <= u32::MAX as u64, "a transfer's bytes fit the u32 of a read");

@@ -100,8 +100,11 @@ pub static OPERATIONS: &[Operation] = &[
     act(0x5f, 5, &[0x5f, 5, F, 0, 0, F, F, F, F, CTL], c::persistent_reserve_out),
     act(0x5f, 6, &[0x5f, 6, 0, 0, 0, F, F, F, F, CTL], c::persistent_reserve_out),
     act(0x5f, 7, &[0x5f, 7, 0, 0, 0, F, F, F, F, CTL], c::persistent_reserve_out),
-    // EXTENDED COPY(LID1), RECEIVE COPY RESULTS: OPERATING PARAMETERS
+    // EXTENDED COPY(LID1), RECEIVE COPY STATUS(LID1), RECEIVE COPY OPERATING PARAMETERS
     act(0x83, 0, &[0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, CTL], c::extended_copy),
+    act(0x84, 0, &[0x84, 0, F, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, CTL], |b| {
+        Ok(Command::CopyStatus { list_id: b[2], allocation: c::be32(b, 10) })
+    }),
     act(0x84, 3, &[0x84, 3, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, CTL], |b| {
         Ok(Command::CopyParameters { allocation: c::be32(b, 10) })
     }),

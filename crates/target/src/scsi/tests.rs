@@ -283,6 +283,9 @@ fn blocks_are_copied_within_the_unit() {
     let copy = [0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, list.len() as u8, 0, 0];
     rig.good(&copy, &list);
     assert_eq!(rig.good(&[0x28, 0, 0, 0, 0, 101, 0, 0, 16, 0], &[])[..], data[..]);
+    let status = [0x84, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 0, 0];
+    assert_eq!(rig.good(&status, &[])[..], [0, 0, 0, 8, 1, 0, 1, 1, 0, 0, 0, 8]);
+    assert_eq!(rig.refused(&status, &[]), code::INVALID_FIELD, "told once");
     let operating = rig.good(&[0x84, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0], &[]);
     assert_eq!((operating.len(), &operating[44..]), (46, &[2, 0xe4][..]));
 }

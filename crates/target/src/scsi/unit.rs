@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::copy::CopyResults;
 use super::reservations::Reservations;
 use crate::block_device::{BlockDevice, Geometry};
 
@@ -25,13 +26,15 @@ pub struct LogicalUnit<D> {
     pub geometry: Geometry,
     /// Who may use it.
     pub reservations: Reservations,
+    /// What came of EXTENDED COPY commands.
+    pub(super) copies: CopyResults,
 }
 
 impl<D: BlockDevice> LogicalUnit<D> {
     /// A unit of a target.
     pub fn new(target: String, device: Arc<D>) -> Self {
         let geometry = device.geometry();
-        Self { device, target, geometry, reservations: Reservations::default() }
+        Self { device, target, geometry, reservations: Reservations::default(), copies: CopyResults::default() }
     }
 
     /// Capacity and protection now; a volume may grow while it is in use.

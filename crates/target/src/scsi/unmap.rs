@@ -39,7 +39,22 @@ pub(super) fn ranges(list: &[u8], capacity: u64) -> Result<Vec<(u64, u32)>, Sens
     if total > u64::from(MAX_BLOCKS) || descriptors.len() / 16 > MAX_DESCRIPTORS as usize {
         return Err(Sense::parameter(8));
     }
-    Ok(out)
+    Ok(merged(out))
+}
+
+/// Ranges that touch or overlap become one: initiators send many neighbours, and each costs an entry of the log.
+fn merged(mut ranges: Vec<(u64, u32)>) -> Vec<(u64, u32)> {
+    ranges.sort_unstable();
+    ranges.dedup_by(|next, last| {
+        let (start, end) = (next.0, next.0 + u64::from(next.1));
+        let touches = start <= last.0 + u64::from(last.1);
+        if touches {
+            // At most MAX_BLOCKS in all.
+            last.1 = last.1.max((end - last.0) as u32);
+        }
+        touches
+    });
+    ranges
 }
 
 #[cfg(test)]
@@ -66,6 +81,7 @@ mod tests {
         assert_eq!(ranges(&[], 100), Ok(vec![]));
         assert_eq!(ranges(&[0; 7], 100), Err(Sense::illegal(code::LIST_LENGTH)));
         assert_eq!(ranges(&list(&[(0, 8), (5, 0), (92, 8)]), 100), Ok(vec![(0, 8), (92, 8)]));
+        assert_eq!(ranges(&list(&[(8, 8), (90, 1), (0, 8), (4, 2), (16, 1)]), 100), Ok(vec![(0, 17), (90, 1)]));
         assert_eq!(ranges(&list(&[(0, 8), (93, 8)]), 100), Err(Sense::illegal(code::OUT_OF_RANGE).at(93)));
         assert_eq!(ranges(&list(&[(u64::MAX, 1)]), 100), Err(Sense::illegal(code::OUT_OF_RANGE).at(u64::MAX)));
         assert_eq!(ranges(&list(&[(0, MAX_BLOCKS), (0, 1)]), 1 << 40), Err(Sense::parameter(8)));

@@ -37,8 +37,12 @@ impl Session {
         let (command, fail) = match (admitted, fault) {
             (Ok(command), None) => {
                 let offered = if request.write { request.expected } else { 0 };
-                let wrong = command.exact_data_out().is_some_and(|n| n != offered);
-                (command, wrong.then_some(Sense::illegal(code::INVALID_FIELD_IN_IU)))
+                let wrong = command.exact_data_out().filter(|n| *n != offered).map(|wanted| match wanted {
+                    // The CDB says "no blocks": its one byte for them was too small for what the initiator meant.
+                    0 => Sense::illegal(code::INVALID_FIELD),
+                    _ => Sense::illegal(code::INVALID_FIELD_IN_IU),
+                });
+                (command, wrong)
             }
             (Ok(command), Some(sense)) => (command, Some(sense)),
             (Err(sense), _) => (Command::TestUnitReady, Some(sense)),

@@ -28,6 +28,7 @@ pub(super) fn needs(command: &Command) -> Needs {
         | Command::ReadCapacity16 { .. }
         | Command::ReportPortGroups { .. }
         | Command::CopyParameters { .. }
+        | Command::CopyStatus { .. }
         | Command::LogSense { .. } => Needs::NoReserve,
         // START=1 without a power condition and PREVENT=0 are allowed (SBC-3 table 13); everything that these two do here is
         // nothing, so there is nothing to be kept out of.
