@@ -76,6 +76,8 @@ pub(crate) enum VolumeCommand {
     Create(VolumeCreateArgs),
     /// List the volumes
     List(ReadArgs),
+    /// Make a volume larger, while it is in use
+    Grow(VolumeGrowArgs),
     /// Delete a volume and all its data
     Delete(VolumeDeleteArgs),
 }
@@ -163,6 +165,16 @@ pub(crate) struct VolumeCreateArgs {
     /// Copies, each in a pool of its own [default: 3, or as many as there are pools]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=5))]
     pub(crate) replicas: Option<u32>,
+    #[command(flatten)]
+    pub(crate) dir: DataDirArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VolumeGrowArgs {
+    /// The volume
+    pub(crate) name: VolumeName,
+    /// Its new size, for example 40Gi
+    pub(crate) size: ByteSize,
     #[command(flatten)]
     pub(crate) dir: DataDirArg,
 }

@@ -61,6 +61,13 @@ pub(crate) enum Request {
         /// Its replicas; none for the default.
         replicas: Option<usize>,
     },
+    /// Make a volume larger.
+    GrowVolume {
+        /// Its name.
+        name: VolumeName,
+        /// Its new size.
+        bytes: u64,
+    },
     /// Delete a volume.
     DeleteVolume {
         /// Its name.
@@ -77,6 +84,11 @@ pub(crate) enum Response {
     /// The volume was made.
     Created {
         /// Whether the target serves it already.
+        served: bool,
+    },
+    /// The volume has its new size.
+    Grown {
+        /// Whether the target knows already.
         served: bool,
     },
     /// The volume is deleted.
@@ -224,6 +236,9 @@ async fn handle(request: Request, cluster: &Cluster) -> Response {
         Request::CreateVolume { name, bytes, replicas } => {
             let created = cluster.create_volume(NewVolume { name, bytes, replicas }).await;
             created.map_or_else(failed, |served| Response::Created { served })
+        }
+        Request::GrowVolume { name, bytes } => {
+            cluster.grow_volume(&name, bytes).await.map_or_else(failed, |served| Response::Grown { served })
         }
         Request::DeleteVolume { name } => {
             cluster.delete_volume(&name).await.map_or_else(failed, |complete| Response::Deleted { complete })

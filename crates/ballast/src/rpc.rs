@@ -9,7 +9,8 @@ use std::time::Duration;
 use ballast_api::control::pool_control_client::PoolControlClient;
 use ballast_api::control::target_control_client::TargetControlClient;
 use ballast_api::control::{
-    CreateReplicaRequest, Empty, FormGroupRequest, PeerTable, PoolStatus, TargetStatus, VolumeRef, VolumeTable,
+    CreateReplicaRequest, Empty, FormGroupRequest, GrowVolumeRequest, PeerTable, PoolStatus, TargetStatus, VolumeRef,
+    VolumeTable,
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -103,6 +104,12 @@ impl Rpc {
     /// Forms a Raft group from members that were all created.
     pub(crate) async fn form_group(&self, request: FormGroupRequest) -> Result<(), RpcError> {
         self.call(CHANGE_TIMEOUT, async |channel| PoolControlClient::new(channel).form_group(request).await).await?;
+        Ok(())
+    }
+
+    /// Makes a volume larger; answered by the leader of its group alone.
+    pub(crate) async fn grow_volume(&self, request: GrowVolumeRequest) -> Result<(), RpcError> {
+        self.call(CHANGE_TIMEOUT, async |channel| PoolControlClient::new(channel).grow_volume(request).await).await?;
         Ok(())
     }
 

@@ -38,14 +38,15 @@ impl Installer {
             let mut core = pool.shared().core();
             core.check()?;
             let old = *core.by_volume.get(&volume).ok_or(PoolError::UnknownReplica { volume })?;
-            let (capacity, user) = {
+            let (capacity, log_capacity, user) = {
                 let rs = core.replica(old)?;
-                (rs.capacity, rs.user.clone())
+                (rs.capacity, rs.log_capacity, rs.user.clone())
             };
             let slot = core.next_slot;
             core.next_slot += 1;
             let mut rs = ReplicaState::new(slot, Kind::Shadow { dropped: false }, volume, capacity, user);
             rs.owns_shadow = true;
+            rs.log_capacity = log_capacity;
             core.replicas.insert(slot, rs);
             slot
         };

@@ -335,7 +335,8 @@ impl Pool {
         shared
             .record(|core| {
                 if let Some(rs) = core.by_volume.get(&volume).and_then(|slot| core.replicas.get(slot)) {
-                    let same = rs.capacity == config.blocks.0 && rs.user == config.user;
+                    // It may have grown since.
+                    let same = rs.capacity >= config.blocks.0 && rs.user == config.user;
                     return if same { Ok(None) } else { Err(PoolError::ReplicaExists { volume }) };
                 }
                 let slot = core.next_slot;

@@ -40,6 +40,16 @@ impl Replica {
         core.by_volume.get(&self.volume).and_then(|slot| core.replicas.get(slot)).map(look)
     }
 
+    /// Changes the state; the next checkpoint holds it.
+    fn change(&self, change: impl FnOnce(&mut ReplicaState)) {
+        let mut core = self.pool.shared().core();
+        let slot = core.by_volume.get(&self.volume).copied();
+        if let Some(rs) = slot.and_then(|slot| core.replicas.get_mut(&slot)) {
+            change(rs);
+            rs.dirty = true;
+        }
+    }
+
     /// Whether an install has replaced this slot meanwhile.
     fn moved(&self, slot: u32) -> bool {
         let now = self.slot();
@@ -101,7 +111,7 @@ impl Replica {
         records: Vec<LogRecord>,
         done: Box<dyn FnOnce(Result<(), PoolError>) + Send>,
     ) -> Result<(), PoolError> {
-        let capacity = self.look(|rs| rs.capacity).ok_or(PoolError::UnknownReplica { volume: self.volume })?;
+        let capacity = self.look(|rs| rs.log_capacity).ok_or(PoolError::UnknownReplica { volume: self.volume })?;
         let mut blocks = 0;
         for pair in records.windows(2) {
             if pair[0].mark.index.checked_add(1) != Some(pair[1].mark.index) {
@@ -341,6 +351,20 @@ impl Replica {
     /// Begins to fill this replica anew, with the state of another one at `at`.
     pub fn begin_install(&self, at: LogMark, state: Bytes) -> Result<Installer, PoolError> {
         Installer::begin(self.pool.clone(), self.volume, at, state)
+    }
+
+    /// From now on entries may name blocks up to here: the log holds a growth that may be agreed on. Never less than before.
+    pub fn expect_capacity(&self, blocks: BlockCount) {
+        self.change(|rs| rs.log_capacity = rs.log_capacity.max(blocks.0));
+    }
+
+    /// The volume has grown to this; less than it has changes nothing. Durable with the next checkpoint: until then the log has
+    /// the growth, and whoever applies it calls this again after a crash.
+    pub fn grow(&self, blocks: BlockCount) {
+        self.change(|rs| {
+            rs.capacity = rs.capacity.max(blocks.0);
+            rs.log_capacity = rs.log_capacity.max(blocks.0);
+        });
     }
 
     /// Blocks this replica holds: mapped, or kept for the log.

@@ -231,8 +231,12 @@ fn deleted_replicas_give_their_blocks_back() {
     assert_eq!(pool.stats().allocated_bytes, 40 * 4096);
     let again = create(&pool, 1);
     assert_eq!((again.log_state(), again.applied()), (LogState::default(), None));
-    let other = ReplicaConfig { blocks: BlockCount(5), user: Bytes::new() };
+    let other = ReplicaConfig { blocks: BlockCount(20_000), user: Bytes::new() };
     assert!(matches!(ready(pool.create_replica(volume(1), other)), Err(PoolError::ReplicaExists { .. })));
+    // One that has grown since is the same one.
+    again.grow(BlockCount(20_000));
+    create(&pool, 1);
+    assert_eq!(again.config().blocks, BlockCount(20_000));
     assert!(pool.check(true).unwrap().is_empty());
 }
 

@@ -154,9 +154,9 @@ impl Member {
         &self.config
     }
 
-    /// Capacity of the volume.
+    /// Capacity of the volume, as applied here.
     pub fn blocks(&self) -> BlockCount {
-        self.blocks
+        self.blocks.max(self.view.blocks())
     }
 
     /// Room in the pool for a write of this many blocks, to be kept until the write is answered.

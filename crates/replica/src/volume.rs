@@ -1,4 +1,5 @@
-//! What a volume is besides its blocks: the newest epoch, who owns it, and what targets keep with it. Pure; the log drives it.
+//! What a volume is besides its blocks: the newest epoch, who owns it, how far it has grown, and
+//! what targets keep with it. Pure; the log drives it.
 //!
 //! Invariants
 //! * The state is a function of the log alone, so every replica takes the same decisions at the same index.
@@ -46,6 +47,11 @@ pub enum Command {
         /// `false`: only if this target owns the volume already (it reconnects).
         take_over: bool,
     },
+    /// The volume has at least so many blocks from now on.
+    Grow {
+        /// How many; less than there are changes nothing.
+        blocks: BlockCount,
+    },
     /// What targets keep with the volume for the next one: reservations, for instance. Replaces what was kept before.
     SaveState {
         /// Epoch of the target.
@@ -74,6 +80,11 @@ pub enum Outcome {
     },
     /// The target's state is kept.
     Saved,
+    /// It has this capacity.
+    Grown {
+        /// In blocks.
+        blocks: BlockCount,
+    },
 }
 
 /// The state that the commands change, besides the map.
@@ -83,6 +94,8 @@ pub struct VolumeState {
     pub epoch: Epoch,
     /// Who owns it.
     pub owner: Option<TargetId>,
+    /// Its capacity, once it has grown; 0: what its replicas were created with.
+    pub blocks: BlockCount,
     /// What the owner, or the one before it, kept last.
     pub target_state: Bytes,
 }
@@ -105,6 +118,10 @@ impl VolumeState {
                 self.epoch = Epoch(self.epoch.0 + 1);
                 self.owner = Some(*target);
                 Outcome::Opened { epoch: self.epoch, state: self.target_state.clone() }
+            }
+            Command::Grow { blocks } => {
+                self.blocks = self.blocks.max(*blocks);
+                Outcome::Grown { blocks: self.blocks }
             }
             Command::SaveState { epoch, state } if *epoch == self.epoch => {
                 self.target_state = state.clone();
@@ -165,6 +182,15 @@ mod tests {
         // The old one cannot change it any more.
         assert_eq!(volume.apply(&save(1, b"free")), Outcome::Fenced { epoch: Epoch(2) });
         assert_eq!(volume.apply(&Command::Open { target: b, take_over: false }), opened(3, b"reserved"));
+    }
+
+    #[test]
+    fn it_grows_and_never_shrinks() {
+        let mut volume = VolumeState::default();
+        let grown = |blocks| Outcome::Grown { blocks: BlockCount(blocks) };
+        for (asked, is) in [(10, 10), (20, 20), (15, 20)] {
+            assert_eq!(volume.apply(&Command::Grow { blocks: BlockCount(asked) }), grown(is));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod support;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use ballast_api::control::Empty;
+use ballast_api::control::{Empty, GrowVolumeRequest};
 use ballast_api::replica::failure::Code;
 use ballast_api::{BlockCount, Lba, TargetId};
 use bytes::Bytes;
@@ -133,6 +133,57 @@ async fn what_a_target_keeps_is_there_for_the_next_one() {
         group.set_peers().await;
         let (_, client) = group.open(a, true).await;
         assert_eq!(client.kept, vec![7; 48 * 1024], "checkpoint: {checkpoint}");
+    }
+    group.stop().await;
+}
+
+async fn grow(group: &Group, node: usize, blocks: u64) -> Result<(), tonic::Code> {
+    let request = GrowVolumeRequest { volume: group.volume.to_bytes(), blocks, ..GrowVolumeRequest::default() };
+    group.nodes[node].control().await.grow_volume(request).await.map(drop).map_err(|status| status.code())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_grows_while_it_is_used_and_one_replica_is_away() {
+    const MORE: u64 = 2 * support::VOLUME_BLOCKS;
+    let mut group = Group::new(3).await;
+    let target = TargetId::random();
+    let (leader, mut client) = group.open(target, true).await;
+    assert_eq!(client.blocks, support::VOLUME_BLOCKS);
+    let beyond = MORE - 1;
+    assert_eq!(client.write(beyond, block(beyond, 1)).await, Err(Some(Code::OutOfRange)));
+    let (away, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    assert_eq!(grow(&group, other, MORE).await, Err(tonic::Code::FailedPrecondition), "only the leader");
+    assert_eq!(grow(&group, leader, 1).await, Err(tonic::Code::InvalidArgument), "never smaller");
+    group.nodes[away].stop().await;
+    grow(&group, leader, MORE).await.unwrap();
+    grow(&group, leader, MORE).await.unwrap();
+    client.write(beyond, block(beyond, 1)).await.unwrap();
+    assert_eq!(client.read(beyond, 1).await.unwrap(), block(beyond, 1));
+    assert_eq!(client.write(MORE, block(MORE, 1)).await, Err(Some(Code::OutOfRange)));
+    // The one that was away hears of it from the log, and leads with the others gone.
+    group.nodes[away].start().await;
+    group.set_peers().await;
+    client.write(beyond, block(beyond, 2)).await.unwrap();
+    group.nodes[other].stop().await;
+    client.write(beyond, block(beyond, 3)).await.unwrap();
+    // Everything stops: once with the growth in the log only, once with checkpoints.
+    for version in [4, 5] {
+        for node in &mut group.nodes {
+            if let Some(pool) = &node.pool
+                && version == 5
+            {
+                pool.replica(group.volume).unwrap().checkpoint().await.unwrap();
+            }
+            node.stop().await;
+        }
+        for node in &mut group.nodes {
+            node.start().await;
+        }
+        group.set_peers().await;
+        let (_, mut client) = group.open(target, true).await;
+        assert_eq!(client.blocks, MORE);
+        assert_eq!(client.read(beyond, 1).await.unwrap(), block(beyond, version - 1));
+        client.write(beyond, block(beyond, version)).await.unwrap();
     }
     group.stop().await;
 }
@@ -265,6 +316,8 @@ async fn a_replica_that_fell_behind_the_log_is_filled_by_a_snapshot() {
         answered += 1;
     }
     client.unmap(50_000, 1).await.unwrap();
+    grow(&group, leader, 2 * support::VOLUME_BLOCKS).await.unwrap();
+    client.write(support::VOLUME_BLOCKS + 5, block(5, 5)).await.unwrap();
     client.save(Bytes::from_static(b"meanwhile")).await.unwrap();
     for node in group.nodes.iter().filter(|node| node.pool.is_some()) {
         let replica = node.pool.as_ref().unwrap().replica(group.volume).unwrap();
@@ -306,6 +359,8 @@ async fn a_replica_that_fell_behind_the_log_is_filled_by_a_snapshot() {
     }
     let gone = replica.read(Lba(50_000), BlockCount(1)).await.unwrap();
     assert!(gone.payload.iter().all(|b| *b == 0), "what was trimmed meanwhile is gone here too");
+    let grown = replica.read(Lba(support::VOLUME_BLOCKS + 5), BlockCount(1)).await.unwrap();
+    assert_eq!(grown.payload, block(5, 5), "it has grown with the others");
     replica.checkpoint().await.unwrap();
     let kept = ballast_replica::raft::codec::decode_state(&replica.state_at_checkpoint().1.unwrap()).unwrap();
     assert_eq!(kept.0.target_state, "meanwhile");

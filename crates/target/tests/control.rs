@@ -103,8 +103,14 @@ async fn hints_are_served_and_replaced_by_what_is_told() {
     let [now] = &served().await[..] else { panic!("one volume") };
     assert_eq!((now.blocks, &now.replicas), (1024, &a.replicas));
 
-    a.blocks += 1;
-    let resized = target.control().set_volumes(VolumeTable { volumes: vec![a] }).await.unwrap_err();
-    assert!(resized.message().contains("remove it first"), "{resized:?}");
+    // It grows, and does not shrink for somebody who has not heard of it.
+    for (blocks, is) in [(2048, 2048), (1024, 2048)] {
+        a.blocks = blocks;
+        target.control().set_volumes(VolumeTable { volumes: vec![a.clone()] }).await.unwrap();
+        assert_eq!(served().await[0].blocks, is);
+    }
+    a.iqn.push('x');
+    let renamed = target.control().set_volumes(VolumeTable { volumes: vec![a] }).await.unwrap_err();
+    assert!(renamed.message().contains("remove it first"), "{renamed:?}");
     target.stop().await;
 }

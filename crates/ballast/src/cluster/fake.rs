@@ -7,8 +7,9 @@ use std::time::Duration;
 use ballast_api::control::pool_control_server::{PoolControl, PoolControlServer};
 use ballast_api::control::target_control_server::{TargetControl, TargetControlServer};
 use ballast_api::control::{
-    AddLearnerRequest, ChangeVotersRequest, CreateReplicaRequest, Empty, FormGroupRequest, MemberStatus, PeerTable,
-    PoolStatus, RemoveLearnerRequest, ReplicaStatus, TargetStatus, TargetVolumeStatus, VolumeRef, VolumeTable,
+    AddLearnerRequest, ChangeVotersRequest, CreateReplicaRequest, Empty, FormGroupRequest, GrowVolumeRequest,
+    MemberStatus, PeerTable, PoolStatus, RemoveLearnerRequest, ReplicaStatus, TargetStatus, TargetVolumeStatus,
+    VolumeRef, VolumeTable,
 };
 use ballast_api::{PoolId, VolumeId};
 use tokio::net::UnixListener;
@@ -100,6 +101,18 @@ impl PoolControl for Fake {
     // `ballast up` never changes who is in a group.
     async fn add_learner(&self, _: Request<AddLearnerRequest>) -> Result<Response<Empty>, Status> {
         Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn grow_volume(&self, request: Request<GrowVolumeRequest>) -> Result<Response<Empty>, Status> {
+        let request = request.into_inner();
+        let mut memory = self.memory();
+        let replica =
+            memory.replicas.get_mut(&id(&request.volume)).ok_or_else(|| Status::not_found("no such replica"))?;
+        if replica.role != "leader" {
+            return Err(Status::failed_precondition("this pool does not lead the volume"));
+        }
+        replica.blocks = request.blocks;
+        Ok(Response::new(Empty {}))
     }
 
     async fn change_voters(&self, _: Request<ChangeVotersRequest>) -> Result<Response<Empty>, Status> {

@@ -116,7 +116,7 @@ fn known_volume(volume: &Volume, replicas: &[(PoolId, &FoundReplica)], answered:
         Phase::Ready => {
             let Some((_, witness)) = replicas.first() else { return };
             let mut corrected = volume.clone();
-            corrected.blocks = witness.blocks;
+            corrected.blocks = blocks(replicas).unwrap_or(volume.blocks);
             corrected.members.clone_from(&witness.members);
             if corrected != *volume {
                 plan.changed.push(corrected);
@@ -128,12 +128,18 @@ fn known_volume(volume: &Volume, replicas: &[(PoolId, &FoundReplica)], answered:
 fn creating(volume: &Volume, replicas: &[(PoolId, &FoundReplica)], all_answered: bool, plan: &mut Plan) {
     if replicas.iter().any(|(_, replica)| replica.formed) {
         // The group was formed; only the note of it was lost.
-        plan.changed.push(Volume { phase: Phase::Ready, ..volume.clone() });
+        let blocks = blocks(replicas).unwrap_or(volume.blocks);
+        plan.changed.push(Volume { phase: Phase::Ready, blocks, ..volume.clone() });
     } else if all_answered {
         let has = |pool: PoolId| replicas.iter().any(|(p, _)| *p == pool);
         let missing = volume.members.iter().map(|member| member.pool).filter(|pool| !has(*pool)).collect();
         plan.actions.push(Action::Complete { volume: volume.id, missing });
     }
+}
+
+/// The capacity of a volume: some replicas may not know yet that it has grown.
+fn blocks(replicas: &[(PoolId, &FoundReplica)]) -> Option<u64> {
+    replicas.iter().map(|(_, replica)| replica.blocks).max()
 }
 
 /// A volume that only the pools know.
@@ -150,7 +156,8 @@ fn new_volume(
         plan.notes.push(format!("the name '{}' of volume {id} cannot be used; it is listed as {name}", first.name));
     }
     names.insert(name.clone());
-    let volume = Volume { id, name, blocks: first.blocks, members: first.members.clone(), phase: Phase::Creating };
+    let blocks = blocks(replicas).unwrap_or(first.blocks);
+    let volume = Volume { id, name, blocks, members: first.members.clone(), phase: Phase::Creating };
     if replicas.iter().any(|(_, replica)| replica.formed) {
         plan.changed.push(Volume { phase: Phase::Ready, ..volume });
     } else {

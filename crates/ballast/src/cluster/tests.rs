@@ -1,4 +1,4 @@
-use super::fake::World;
+use super::fake::{Memory, World};
 use super::placement::PlacementError;
 use super::*;
 use crate::report::{PoolState, VolumeState};
@@ -100,6 +100,38 @@ async fn a_half_created_volume_is_completed_at_the_next_start() {
         assert_eq!(world.served(), ["demo"]);
         session.down().await;
     }
+}
+
+#[tokio::test]
+async fn a_volume_grows_by_its_leader() {
+    let world = World::new();
+    let session = world.all_up().await;
+    session.create("demo", 3).await.unwrap();
+    let name = "demo".parse().unwrap();
+    let sizes = || -> Vec<u64> {
+        let blocks = |memory: &Memory| memory.replicas.values().map(|replica| replica.blocks).max();
+        let mut sizes: Vec<u64> = world.pools.iter().filter_map(|pool| blocks(&pool.memory())).collect();
+        sizes.sort_unstable();
+        sizes
+    };
+    assert_eq!(sizes(), [256, 256, 256]);
+    assert!(session.cluster.grow_volume(&name, (2 << 20) + 1).await.unwrap());
+    assert_eq!(sizes(), [256, 256, 513], "the leader tells the others");
+    let served = world.target.memory().volumes.last().unwrap().volumes[0].blocks;
+    assert_eq!((served, session.cluster.table().by_name(&name).unwrap().blocks), (513, 513));
+    let error = session.cluster.grow_volume(&name, 1 << 20).await.unwrap_err();
+    assert!(matches!(error, VolumeError::Smaller { .. }), "{error}");
+    world
+        .pools
+        .iter()
+        .for_each(|pool| pool.memory().replicas.values_mut().for_each(|r| r.role = "follower".to_owned()));
+    let error = session.cluster.grow_volume(&name, 1 << 30).await.unwrap_err();
+    assert!(matches!(error, VolumeError::NoLeader { .. }), "{error}");
+    // After a restart the largest that a pool knows counts.
+    session.down().await;
+    std::fs::remove_dir_all(world.dir.registry()).unwrap();
+    let session = world.all_up().await;
+    assert_eq!(session.cluster.table().by_name(&name).unwrap().blocks, 513);
 }
 
 #[tokio::test]

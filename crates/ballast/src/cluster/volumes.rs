@@ -3,11 +3,12 @@
 //!
 //! ```text
 //! create: note Creating -> CreateReplica on each pool -> FormGroup on one -> note Ready -> tell the target
+//! grow:   GrowVolume on the leader's pool -> note the size -> tell the target
 //! delete: note Deleting -> tell the target -> DeleteReplica on each pool -> forget
 //! ```
 //! A creation that fails becomes a deletion.
 
-use ballast_api::control::{CreateReplicaRequest, FormGroupRequest, VolumeRef};
+use ballast_api::control::{CreateReplicaRequest, FormGroupRequest, GrowVolumeRequest, VolumeRef};
 use ballast_api::{BLOCK_SIZE, PoolId, VolumeId};
 
 use super::model::{Member, Phase, Volume};
@@ -39,6 +40,20 @@ pub(crate) enum VolumeError {
     /// Not a size for a volume.
     #[error("a volume cannot have {}: give a size from 4Ki to 1Pi", ByteSize(*.0))]
     Size(u64),
+    /// Smaller than it is.
+    #[error("volume {name} has {} and cannot be made smaller: what lies beyond would be lost", ByteSize(*bytes))]
+    Smaller {
+        /// The volume.
+        name: VolumeName,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Nobody could take part in growing it.
+    #[error("volume {name} has no leader right now, so it was not grown; see `ballast status`, then try again")]
+    NoLeader {
+        /// The volume.
+        name: VolumeName,
+    },
     /// No pools for it.
     #[error(transparent)]
     Placement(#[from] PlacementError),
@@ -121,6 +136,38 @@ impl Cluster {
             });
         }
         Ok(self.push_volumes_or_retry().await)
+    }
+
+    /// Makes a volume larger. True when the target knows it already.
+    pub(crate) async fn grow_volume(&self, name: &VolumeName, bytes: u64) -> Result<bool, VolumeError> {
+        let _change = self.changes.lock().await;
+        let volume = self.table.borrow().by_name(name).cloned();
+        let volume = volume.ok_or_else(|| VolumeError::NotFound(name.clone()))?;
+        if bytes > LARGEST {
+            return Err(VolumeError::Size(bytes));
+        }
+        let blocks = bytes.div_ceil(BLOCK_SIZE as u64);
+        if blocks < volume.blocks {
+            let bytes = volume.blocks.saturating_mul(BLOCK_SIZE as u64);
+            return Err(VolumeError::Smaller { name: name.clone(), bytes });
+        }
+        let mut refused = None;
+        for member in &volume.members {
+            let Location::Here(node) = self.locate(member.pool) else { continue };
+            let request = GrowVolumeRequest { volume: volume.id.to_bytes(), pool: member.pool.to_bytes(), blocks };
+            match node.rpc.grow_volume(request).await {
+                Ok(()) => {
+                    self.save(Volume { blocks, ..volume }).await?;
+                    return Ok(self.push_volumes_or_retry().await);
+                }
+                // It does not lead, or is not there: another one does.
+                Err(RpcError::Refused { status, .. })
+                    if matches!(status.code(), tonic::Code::FailedPrecondition | tonic::Code::Unavailable) => {}
+                Err(RpcError::Connect { .. }) => {}
+                Err(error) => refused = Some(error),
+            }
+        }
+        Err(refused.map_or_else(|| VolumeError::NoLeader { name: name.clone() }, VolumeError::Rpc))
     }
 
     /// Deletes a volume. True when every replica is gone already.

@@ -53,6 +53,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Pool(PoolCommand::Serve(args)) => big_runtime(args.runtime, pool_serve::run(args)),
         Command::Volume(VolumeCommand::Create(args)) => small_runtime(volume::create(args)),
         Command::Volume(VolumeCommand::List(args)) => small_runtime(read::volume_list(args)),
+        Command::Volume(VolumeCommand::Grow(args)) => small_runtime(volume::grow(args)),
         Command::Volume(VolumeCommand::Delete(args)) => small_runtime(volume::delete(args)),
         Command::Operator(args) => small_runtime(operator::run(args)),
         Command::Provisioner(args) => small_runtime(provisioner::run(args)),

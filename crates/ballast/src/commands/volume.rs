@@ -1,10 +1,10 @@
-//! `ballast volume create` and `ballast volume delete`.
+//! `ballast volume create`, `ballast volume grow` and `ballast volume delete`.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use anyhow::bail;
 
-use crate::cli::{VolumeCreateArgs, VolumeDeleteArgs};
+use crate::cli::{VolumeCreateArgs, VolumeDeleteArgs, VolumeGrowArgs};
 use crate::datadir::DataDir;
 use crate::output::progress;
 use crate::protocol::{Request, Response, ask};
@@ -19,6 +19,23 @@ pub(super) async fn create(args: VolumeCreateArgs) -> anyhow::Result<()> {
             progress(&format!("volume {} created, {}: {}", args.name, args.size, args.name.iqn()));
             if !served {
                 progress("the target does not answer right now; it serves the volume as soon as it does");
+            }
+            Ok(())
+        }
+        other => bail!("the running ballast gave an answer to another question ({other:?}): use the same ballast"),
+    }
+}
+
+pub(super) async fn grow(args: VolumeGrowArgs) -> anyhow::Result<()> {
+    let dir = DataDir::new(&args.dir.data_dir)?;
+    match ask(&dir, &Request::GrowVolume { name: args.name.clone(), bytes: args.size.0 }).await? {
+        Response::Grown { served } => {
+            progress(&format!("volume {} has {} now", args.name, args.size));
+            progress(
+                "on its initiator: iscsiadm --mode session --rescan, then grow the file system (resize2fs, xfs_growfs)",
+            );
+            if !served {
+                progress("the target does not answer right now; it tells initiators as soon as it does");
             }
             Ok(())
         }

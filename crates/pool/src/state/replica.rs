@@ -90,6 +90,9 @@ pub(crate) struct ReplicaState {
     pub(crate) kind: Kind,
     pub(crate) volume: VolumeId,
     pub(crate) capacity: u64,
+    /// Blocks that an entry of the log may name: the capacity, or more while a growth in the log is not agreed on yet. Only in
+    /// memory; whoever reads the log when it is opened says it again.
+    pub(crate) log_capacity: u64,
     pub(crate) user: Bytes,
     /// Consecutive entries; the first one has index `first`.
     pub(crate) log: VecDeque<Entry>,
@@ -144,6 +147,7 @@ impl ReplicaState {
             kind,
             volume,
             capacity,
+            log_capacity: capacity,
             user,
             log: VecDeque::new(),
             first: 0,

@@ -12,9 +12,10 @@
 //!   3 open       target [16] | take_over u8
 //!   4 membership postcard(MembershipBody)
 //!   5 save state epoch u64 | what the target keeps
+//!   6 grow       blocks u64
 //! command        = header, for write: + lba u64, for unmap: + lba u64 + count u64   (between replicas)
 //! vote           term u64 | node u64 | committed u8
-//! state          postcard(StateBody) | what the target keeps (nothing in states of before it could)
+//! state          postcard(StateBody) | postcard(Additions), absent in states of before there were any
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,7 @@ const UNMAP: u8 = 2;
 const OPEN: u8 = 3;
 const MEMBERSHIP: u8 = 4;
 const SAVE_STATE: u8 = 5;
+const GROW: u8 = 6;
 
 /// Bytes that are not what they should be. In the journal that is damage, between replicas a version mismatch.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +164,10 @@ pub fn record_of(entry: Entry) -> LogRecord {
             put_save_state(&mut header, epoch, &state);
             LogOp::None
         }
+        EntryPayload::Normal(Command::Grow { blocks }) => {
+            put_grow(&mut header, blocks);
+            LogOp::None
+        }
         EntryPayload::Membership(membership) => {
             header.put_u8(MEMBERSHIP);
             header.put_slice(&encode_membership(&membership));
@@ -189,7 +195,8 @@ pub fn entry_of(record: LogRecord) -> Result<Entry, DecodeError> {
         (OPEN, LogOp::None) => EntryPayload::Normal(take_open(&mut header)?),
         (MEMBERSHIP, LogOp::None) => EntryPayload::Membership(decode_membership(header)?),
         (SAVE_STATE, LogOp::None) => EntryPayload::Normal(take_save_state(&mut header)?),
-        (BLANK..=SAVE_STATE, _) => return Err(DecodeError::Mismatch { index }),
+        (GROW, LogOp::None) => EntryPayload::Normal(take_grow(&mut header)?),
+        (BLANK..=GROW, _) => return Err(DecodeError::Mismatch { index }),
         (other, _) => return Err(DecodeError::Kind(other)),
     };
     Ok(Entry::new(log_id, payload))
@@ -209,6 +216,29 @@ fn put_save_state(out: &mut BytesMut, epoch: Epoch, state: &[u8]) {
 
 fn take_save_state(bytes: &mut &[u8]) -> Result<Command, DecodeError> {
     Ok(Command::SaveState { epoch: take_epoch(bytes)?, state: Bytes::copy_from_slice(bytes) })
+}
+
+fn put_grow(out: &mut BytesMut, blocks: BlockCount) {
+    out.put_u8(GROW);
+    out.put_u64_le(blocks.0);
+}
+
+fn take_grow(bytes: &mut &[u8]) -> Result<Command, DecodeError> {
+    need("grow", bytes, 8)?;
+    Ok(Command::Grow { blocks: BlockCount(bytes.get_u64_le()) })
+}
+
+/// The capacity that a record asks for, if it is a growth: the pool has to know before the writes that follow.
+pub fn growth_in(record: &LogRecord) -> Option<BlockCount> {
+    let mut header = &record.header[..];
+    if header.first() != Some(&GROW) {
+        return None;
+    }
+    header.advance(1);
+    match take_grow(&mut header) {
+        Ok(Command::Grow { blocks }) => Some(blocks),
+        _ => None,
+    }
 }
 
 fn take_epoch(bytes: &mut &[u8]) -> Result<Epoch, DecodeError> {
@@ -246,6 +276,7 @@ pub fn entry_to_wire(entry: Entry) -> wire::Entry {
         }
         EntryPayload::Normal(Command::Open { target, take_over }) => put_open(&mut command, target, take_over),
         EntryPayload::Normal(Command::SaveState { epoch, state }) => put_save_state(&mut command, epoch, &state),
+        EntryPayload::Normal(Command::Grow { blocks }) => put_grow(&mut command, blocks),
         EntryPayload::Membership(membership) => {
             command.put_u8(MEMBERSHIP);
             command.put_slice(&encode_membership(&membership));
@@ -284,6 +315,7 @@ pub fn entry_from_wire(entry: wire::Entry) -> Result<Entry, DecodeError> {
         OPEN => EntryPayload::Normal(take_open(&mut command)?),
         MEMBERSHIP => EntryPayload::Membership(decode_membership(command)?),
         SAVE_STATE => EntryPayload::Normal(take_save_state(&mut command)?),
+        GROW => EntryPayload::Normal(take_grow(&mut command)?),
         other => return Err(DecodeError::Kind(other)),
     };
     Ok(Entry::new(log_id, payload))
@@ -334,6 +366,15 @@ struct StateBody {
     membership: MembershipBody,
 }
 
+/// What was added to the state later.
+#[derive(Default, Serialize, Deserialize)]
+struct Additions {
+    /// [`VolumeState::blocks`].
+    blocks: u64,
+    /// [`VolumeState::target_state`].
+    target_state: Vec<u8>,
+}
+
 /// The state machine besides the map, as a checkpoint or a snapshot keeps it.
 pub fn encode_state(volume: &VolumeState, membership: &StoredMembership) -> Bytes {
     let body = StateBody {
@@ -343,18 +384,26 @@ pub fn encode_state(volume: &VolumeState, membership: &StoredMembership) -> Byte
         membership: MembershipBody::of(membership.membership()),
     };
     let mut bytes = postcard::to_stdvec(&body).unwrap_or_default();
-    bytes.extend_from_slice(&volume.target_state);
+    let additions = Additions { blocks: volume.blocks.0, target_state: volume.target_state.to_vec() };
+    bytes.extend(postcard::to_stdvec(&additions).unwrap_or_default());
     bytes.into()
 }
 
 /// Back from [`encode_state`].
 pub fn decode_state(bytes: &[u8]) -> Result<(VolumeState, StoredMembership), DecodeError> {
-    let (body, target_state): (StateBody, &[u8]) =
-        postcard::take_from_bytes(bytes).map_err(|source| DecodeError::Structure { what: "volume state", source })?;
+    let wrong = |source| DecodeError::Structure { what: "volume state", source };
+    let (body, rest): (StateBody, &[u8]) = postcard::take_from_bytes(bytes).map_err(wrong)?;
+    let additions: Additions =
+        if rest.is_empty() { Additions::default() } else { postcard::from_bytes(rest).map_err(wrong)? };
     let at = body.membership_at.map(|(term, node, index)| LogId::new(LeaderId::new(term, node), index));
     let membership = StoredMembership::new(at, body.membership.into_membership()?);
-    let target_state = Bytes::copy_from_slice(target_state);
-    Ok((VolumeState { epoch: body.epoch, owner: body.owner, target_state }, membership))
+    let volume = VolumeState {
+        epoch: body.epoch,
+        owner: body.owner,
+        blocks: BlockCount(additions.blocks),
+        target_state: additions.target_state.into(),
+    };
+    Ok((volume, membership))
 }
 
 #[cfg(test)]
@@ -375,6 +424,7 @@ mod tests {
             Command::Unmap { epoch: Epoch(4), lba: Lba(1), count: BlockCount(70) },
             Command::Open { target, take_over: true },
             Command::SaveState { epoch: Epoch(4), state: Bytes::from_static(b"reservations") },
+            Command::Grow { blocks: BlockCount(1 << 40) },
         ];
         let mut all =
             vec![Entry::new(id(1), EntryPayload::Blank), Entry::new(id(2), EntryPayload::Membership(membership))];
@@ -412,10 +462,17 @@ mod tests {
         assert_eq!(decode_vote(&encode_vote(&vote)).unwrap(), vote);
         assert_eq!(log_id_of(&mark_of(&id(77))), id(77));
         let target_state = Bytes::from_static(b"reservations");
-        let volume = VolumeState { epoch: Epoch(8), owner: Some(TargetId::random()), target_state };
+        let blocks = BlockCount(77);
+        let volume = VolumeState { epoch: Epoch(8), owner: Some(TargetId::random()), blocks, target_state };
         let nodes: BTreeMap<_, _> = [(1, MemberNode { pool: PoolId::random() })].into();
         let membership = StoredMembership::new(Some(id(2)), Membership::new(vec![[1].into()], nodes).unwrap());
-        assert_eq!(decode_state(&encode_state(&volume, &membership)).unwrap(), (volume, membership));
+        let bytes = encode_state(&volume, &membership);
+        assert_eq!(decode_state(&bytes).unwrap(), (volume.clone(), membership.clone()));
+        // A state of before there were additions.
+        let (_, additions) = postcard::take_from_bytes::<StateBody>(&bytes).unwrap();
+        let old = decode_state(&bytes[..bytes.len() - additions.len()]).unwrap();
+        let without = VolumeState { blocks: BlockCount(0), target_state: Bytes::new(), ..volume };
+        assert_eq!(old, (without, membership));
     }
 
     #[test]

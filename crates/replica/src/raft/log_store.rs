@@ -20,7 +20,7 @@ use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::watch;
 
-use super::codec::{decode_vote, encode_vote, entry_of, log_id_of, mark_of, record_of};
+use super::codec::{decode_vote, encode_vote, entry_of, growth_in, log_id_of, mark_of, record_of};
 use super::types::{Config, Entry, LogId, Vote};
 
 /// Bytes of payload in one message to a follower: large enough to fill the pipe, small enough that a slow follower
@@ -37,7 +37,13 @@ pub struct LogStore {
 impl LogStore {
     /// The log of `replica`.
     pub fn new(replica: Replica) -> Self {
-        let last = replica.log_state().last.map_or(0, |mark| mark.index);
+        let state = replica.log_state();
+        let last = state.last.map_or(0, |mark| mark.index);
+        let first = state.purged.map_or(0, |mark| mark.index + 1);
+        // Writes that follow a growth in the log may name its blocks, whether it is agreed on or not.
+        for record in replica.records_without_data(first..last + 1) {
+            expect_growth(&replica, &record);
+        }
         Self { replica, appended: Arc::new(watch::Sender::new(last)) }
     }
 
@@ -69,6 +75,12 @@ impl LogStore {
         }
         let records = self.replica.read_log(start..end, bytes).await.map_err(to_io)?;
         records.into_iter().map(|record| entry_of(record).map_err(io::Error::other)).collect()
+    }
+}
+
+fn expect_growth(replica: &Replica, record: &LogRecord) {
+    if let Some(blocks) = growth_in(record) {
+        replica.expect_capacity(blocks);
     }
 }
 
@@ -164,6 +176,7 @@ impl RaftLogStorage<Config> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let records: Vec<LogRecord> = entries.into_iter().map(record_of).collect();
+        records.iter().for_each(|record| expect_growth(&self.replica, record));
         let last = records.last().map(|record| record.mark.index);
         let done = Box::new(move |result: Result<(), PoolError>| callback.io_completed(result.map_err(to_io)));
         if self.replica.has_room_now(records.iter().map(blocks_of).sum()) {

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ballast_api::Epoch;
+use ballast_api::{BlockCount, Epoch};
 use ballast_pool::{LogMark, Replica};
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -27,7 +27,7 @@ use crate::volume::{Outcome, VolumeState};
 /// Entries per map update while catching up; bounds the answers held back.
 const APPLY_BATCH: usize = 512;
 
-/// Epoch, owner, the target's state and members as of an index.
+/// Epoch, owner, capacity, the target's state and members as of an index.
 #[derive(Clone, Debug, Default)]
 struct Version {
     /// Valid from this index on.
@@ -40,6 +40,8 @@ struct Version {
 pub struct VolumeView {
     /// The newest applied epoch; checked by every read.
     epoch: AtomicU64,
+    /// How far the volume has grown; 0: it has not.
+    blocks: AtomicU64,
     /// Versions back to the newest checkpoint, so that a snapshot of it can be described. They are few: one for each
     /// take-over, membership change and state that a target keeps.
     versions: Mutex<VecDeque<Version>>,
@@ -49,6 +51,11 @@ impl VolumeView {
     /// The newest applied epoch.
     pub fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// How far the volume has grown; 0: it has not.
+    pub fn blocks(&self) -> BlockCount {
+        BlockCount(self.blocks.load(Ordering::Acquire))
     }
 
     fn versions(&self) -> MutexGuard<'_, VecDeque<Version>> {
@@ -66,6 +73,7 @@ impl VolumeView {
 
     fn push(&self, version: Version, forget_below: u64) {
         self.epoch.store(version.volume.epoch.0, Ordering::Release);
+        self.blocks.store(version.volume.blocks.0, Ordering::Release);
         let mut versions = self.versions();
         versions.push_back(version);
         while versions.len() > 1 && versions[1].index <= forget_below {
@@ -91,7 +99,11 @@ impl StateMachine {
         if let Some(blob) = blob {
             (version.volume, version.membership) = decode_state(&blob).map_err(io::Error::other)?;
         }
-        let view = Arc::new(VolumeView { epoch: AtomicU64::new(0), versions: Mutex::new(VecDeque::new()) });
+        let view = Arc::new(VolumeView {
+            epoch: AtomicU64::new(0),
+            blocks: AtomicU64::new(0),
+            versions: Mutex::new(VecDeque::new()),
+        });
         view.push(version.clone(), 0);
         if let Some(applied) = replica.applied() {
             let first = mark.map_or(0, |mark| mark.index + 1);
@@ -114,6 +126,7 @@ impl StateMachine {
             let state = encode_state(&version.volume, &version.membership);
             replica.apply(applied.index, &[], Some(state)).await.map_err(to_io)?;
         }
+        replica.grow(version.volume.blocks);
         Ok(Self { replica, view })
     }
 
@@ -125,6 +138,10 @@ impl StateMachine {
     async fn apply_batch(&self, batch: &mut Batch) -> Result<(), io::Error> {
         let Some(last) = batch.last else { return Ok(()) };
         self.replica.wait_durable(last).await.map_err(to_io)?;
+        if batch.changed {
+            // Agreed on, so it is true whatever checkpoint holds it first.
+            self.replica.grow(batch.version.volume.blocks);
+        }
         let state = batch.changed.then(|| encode_state(&batch.version.volume, &batch.version.membership));
         self.replica.apply(last, &batch.skip, state).await.map_err(to_io)?;
         if batch.changed {
@@ -184,7 +201,9 @@ impl RaftStateMachine<Config> for StateMachine {
             match outcome {
                 Outcome::Done => {}
                 Outcome::Fenced { .. } => batch.skip.push(index),
-                Outcome::Opened { .. } | Outcome::Saved => (batch.version.index, batch.changed) = (index, true),
+                Outcome::Opened { .. } | Outcome::Saved | Outcome::Grown { .. } => {
+                    (batch.version.index, batch.changed) = (index, true)
+                }
             }
             batch.last = Some(index);
             batch.entries += 1;
@@ -213,6 +232,7 @@ impl RaftStateMachine<Config> for StateMachine {
         installer.finish().await.map_err(to_io)?;
         let (volume, membership) = decode_state(&state).map_err(io::Error::other)?;
         let index = meta.last_log_id.map_or(0, |id| id.index);
+        self.replica.grow(volume.blocks);
         self.view.versions().clear();
         self.view.push(Version { index, volume, membership }, index);
         Ok(())

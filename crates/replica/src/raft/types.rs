@@ -79,6 +79,7 @@ impl fmt::Display for Command {
             Command::Write { epoch, lba, crcs, .. } => write!(f, "write {lba}+{} (epoch {epoch})", crcs.len()),
             Command::Unmap { epoch, lba, count } => write!(f, "unmap {lba}+{count} (epoch {epoch})"),
             Command::Open { target, take_over } => write!(f, "open by {target} (take over: {take_over})"),
+            Command::Grow { blocks } => write!(f, "grow to {blocks} blocks"),
             Command::SaveState { epoch, state } => {
                 write!(f, "save {} bytes of target state (epoch {epoch})", state.len())
             }

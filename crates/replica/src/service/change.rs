@@ -95,7 +95,7 @@ fn stopped() -> Status {
     Status::unavailable("the replica has stopped; ask the group's new leader")
 }
 
-fn not_leader(member: &Member, leader: Option<PoolId>) -> Status {
+pub(super) fn not_leader(member: &Member, leader: Option<PoolId>) -> Status {
     let volume = member.volume();
     let Some(leader) = leader else {
         return Status::unavailable(format!("volume {volume} has no leader right now; ask again"));

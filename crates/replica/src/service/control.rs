@@ -6,8 +6,8 @@ use std::sync::Arc;
 use ballast_api::control::pool_control_server::PoolControl;
 use ballast_api::control::{
     AddLearnerRequest, ChangeVotersRequest, CreateReplicaRequest, DeviceStatus, Empty, FormGroupRequest,
-    Member as WireMember, MemberStatus, Peer, PeerTable, PoolStatus, RemoveLearnerRequest, ReplicaStatus,
-    SnapshotProgress, VolumeRef,
+    GrowVolumeRequest, Member as WireMember, MemberStatus, Peer, PeerTable, PoolStatus, RemoveLearnerRequest,
+    ReplicaStatus, SnapshotProgress, VolumeRef,
 };
 use ballast_api::{BlockCount, PoolId, ReplicaId, VolumeId};
 use ballast_pool::PoolError;
@@ -15,7 +15,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::change;
+use super::{change, grow};
 use crate::member::{CONTACT, Member, MemberConfig, MemberError, group_view, role};
 use crate::members::{Members, Only};
 use crate::raft::types::MemberNode;
@@ -139,6 +139,14 @@ impl PoolControl for ControlService {
         self.check_pool(&request.pool)?;
         let member = self.member(&request.volume)?;
         change::remove_learner(&member, ReplicaId(request.replica)).await?;
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn grow_volume(&self, request: Request<GrowVolumeRequest>) -> Result<Response<Empty>, Status> {
+        let request = request.into_inner();
+        self.check_pool(&request.pool)?;
+        let member = self.member(&request.volume)?;
+        grow::grow(&member, BlockCount(request.blocks)).await?;
         Ok(Response::new(Empty {}))
     }
 

@@ -3,4 +3,5 @@
 pub mod change;
 pub mod control;
 pub mod data;
+mod grow;
 mod session;

@@ -215,7 +215,7 @@ async fn propose(member: &Arc<Member>, id: u64, command: Command, admission: Opt
                     }
                     VolumeResponse { id, result: Some(Answer::Done(Done {})) }
                 }
-                Outcome::Saved => VolumeResponse { id, result: Some(Answer::Done(Done {})) },
+                Outcome::Saved | Outcome::Grown { .. } => VolumeResponse { id, result: Some(Answer::Done(Done {})) },
                 Outcome::Opened { epoch, state } => {
                     let opened = Opened { epoch: epoch.0, blocks: member.blocks().0, state };
                     VolumeResponse { id, result: Some(Answer::Opened(opened)) }

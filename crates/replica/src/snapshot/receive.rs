@@ -3,7 +3,7 @@
 
 use ballast_api::replica::snapshot_chunk::Part;
 use ballast_api::replica::{SnapshotChunk, SnapshotHeader};
-use ballast_api::{BLOCK_SIZE, Lba};
+use ballast_api::{BLOCK_SIZE, BlockCount, Lba};
 use ballast_pool::{PoolError, Replica};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -53,6 +53,8 @@ where
     let vote = vote_from_wire(header.vote)?;
     let at = log_id_from_wire(header.last_log.ok_or(ReceiveError::Malformed("no log id"))?);
     let (_, membership) = decode_state(&header.state)?;
+    // The sender has applied a growth, so it was agreed on.
+    replica.grow(BlockCount(header.capacity));
     if header.capacity != replica.config().blocks.0 {
         return Err(ReceiveError::Malformed("it is of a volume of another size"));
     }

@@ -183,6 +183,8 @@ impl Group {
 
 pub struct Client {
     pub epoch: u64,
+    /// The volume's capacity when it was opened.
+    pub blocks: u64,
     /// What targets had kept when the volume was opened.
     pub kept: Bytes,
     next: u64,
@@ -201,11 +203,11 @@ impl Client {
             .max_decoding_message_size(ballast_rpc::MAX_MESSAGE);
         let (out, requests) = mpsc::unbounded_channel();
         let answers = client.volume(UnboundedReceiverStream::new(requests)).await.map_err(|_| None)?.into_inner();
-        let mut client = Self { epoch: 0, kept: Bytes::new(), next: 1, out, answers };
+        let mut client = Self { epoch: 0, blocks: 0, kept: Bytes::new(), next: 1, out, answers };
         let open = wire::Open { volume: volume.to_bytes(), target: target.to_bytes(), take_over };
         match client.call(Op::Open(open)).await? {
             Answer::Opened(opened) => {
-                (client.epoch, client.kept) = (opened.epoch, opened.state);
+                (client.epoch, client.blocks, client.kept) = (opened.epoch, opened.blocks, opened.state);
                 Ok(client)
             }
             other => panic!("{other:?}"),

@@ -66,6 +66,7 @@ pub(super) async fn run(
                     busy_poll::message(if core.is_busy() { Next::Answer } else { Next::Request });
                     _ = ticket.send(result);
                 }
+                Action::Capacity(blocks) => _ = shared.blocks.fetch_max(blocks.0, Ordering::AcqRel),
                 Action::Kept(state) => _ = shared.kept.send_replace(Some(state)),
                 Action::Connect { pool, at, pause } => {
                     stream = None;

@@ -23,7 +23,7 @@ use ballast_api::replica::failure::Code;
 use ballast_api::replica::volume_request::Op as WireOp;
 use ballast_api::replica::volume_response::Result as WireResult;
 use ballast_api::replica::{self as wire, Failure, VolumeRequest, VolumeResponse};
-use ballast_api::{Epoch, PoolId, TargetId, VolumeId};
+use ballast_api::{BlockCount, Epoch, PoolId, TargetId, VolumeId};
 use bytes::Bytes;
 
 use crate::block_device::DeviceError;
@@ -72,6 +72,8 @@ pub(super) enum Action<T> {
     Complete(T, OpResult),
     /// The volume was taken over; this is what targets kept with it.
     Kept(Bytes),
+    /// The volume has so many blocks.
+    Capacity(BlockCount),
 }
 
 struct Pending<T> {
@@ -297,7 +299,8 @@ impl<T> Core<T> {
                 self.turn = self.replicas.iter().position(|pool| Some(*pool) == self.candidate).unwrap_or(self.turn);
                 self.epoch = Epoch(opened.epoch);
                 let ids: Vec<u64> = self.ops.keys().copied().collect();
-                let mut actions = Vec::with_capacity(ids.len());
+                let mut actions = Vec::with_capacity(ids.len() + 2);
+                actions.push(Action::Capacity(BlockCount(opened.blocks)));
                 // As the owner we know it better: what we saved last may be under way still.
                 if !std::mem::replace(&mut self.took_over, true) {
                     actions.push(Action::Kept(opened.state));

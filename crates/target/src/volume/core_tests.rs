@@ -182,13 +182,15 @@ fn replicas_that_name_leaders_of_long_ago_cannot_keep_the_client_from_the_others
 fn what_targets_kept_is_told_once_and_what_is_saved_is_repeated_like_a_write() {
     let mut b = bench();
     b.core.start(b.now);
-    assert!(matches!(&b.online(1)[..], [Action::Kept(kept)] if *kept == KEPT));
+    assert!(
+        matches!(&b.online(1)[..], [Action::Capacity(ballast_api::BlockCount(10)), Action::Kept(kept)] if *kept == KEPT)
+    );
     b.submit(Op::SaveState(Bytes::from_static(b"new")), 1);
     b.core.lost(b.now);
     // What the group says now may be from before the save.
     let again = b.online(2);
     let requests = sent(&again);
-    assert_eq!((again.len(), requests.len(), epoch_of(requests[0])), (1, 1, 2));
+    assert_eq!((again.len(), requests.len(), epoch_of(requests[0])), (2, 1, 2));
     let id = requests[0].id;
     let done = b.core.response(b.now, VolumeResponse { id, result: Some(WireResult::Done(Done {})) });
     assert!(matches!(done[..], [Action::Complete(1, Ok(_))]));

@@ -39,7 +39,7 @@ pub struct VolumeOptions {
     pub volume: VolumeId,
     /// Its name, for people.
     pub name: String,
-    /// Its capacity.
+    /// Its capacity, as far as it is known; the group may say more.
     pub blocks: BlockCount,
     /// This process.
     pub target: TargetId,
@@ -82,6 +82,8 @@ pub struct VolumeStats {
 
 pub(super) struct Shared {
     pub(super) name: String,
+    /// Capacity in blocks; only grows.
+    pub(super) blocks: AtomicU64,
     pub(super) status: watch::Sender<(VolumeState, Epoch, Option<PoolId>)>,
     pub(super) retries: AtomicU64,
     /// What earlier targets kept, when the volume was taken over.
@@ -93,7 +95,6 @@ pub(super) struct Shared {
 /// The client of one volume. Dropping it ends its task.
 pub struct RaftVolume {
     volume: VolumeId,
-    blocks: BlockCount,
     commands: mpsc::UnboundedSender<Command>,
     shared: Arc<Shared>,
     locks: RangeLocks,
@@ -106,6 +107,7 @@ impl RaftVolume {
         let (commands, receiver) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             name: options.name,
+            blocks: AtomicU64::new(options.blocks.0),
             status: watch::Sender::new((VolumeState::Opening, Epoch(0), None)),
             retries: AtomicU64::new(0),
             kept: watch::Sender::new(None),
@@ -117,12 +119,22 @@ impl RaftVolume {
         let core = Core::new(options.volume, options.target, pools, options.io_wait);
         let replicas: HashMap<_, _> = options.replicas.into_iter().collect();
         tokio::spawn(actor::run(core, replicas, receiver, shared.clone()));
-        Self { volume: options.volume, blocks: options.blocks, commands, shared, locks: RangeLocks::default(), io_wait }
+        Self { volume: options.volume, commands, shared, locks: RangeLocks::default(), io_wait }
     }
 
     /// The replicas listen elsewhere now.
     pub fn set_replicas(&self, replicas: Vec<(PoolId, Endpoint)>) {
         _ = self.commands.send(Command::Replicas(replicas));
+    }
+
+    /// Capacity.
+    pub fn blocks(&self) -> BlockCount {
+        BlockCount(self.shared.blocks.load(Ordering::Acquire))
+    }
+
+    /// The group has agreed on more blocks. Initiators are told with their next command; fewer blocks change nothing.
+    pub fn grow(&self, blocks: BlockCount) {
+        self.shared.blocks.fetch_max(blocks.0, Ordering::AcqRel);
     }
 
     /// State and counters.
@@ -243,7 +255,7 @@ impl BlockDevice for RaftVolume {
     }
 
     fn blocks512(&self) -> u64 {
-        self.blocks.bytes() / LOGICAL_BLOCK
+        self.blocks().bytes() / LOGICAL_BLOCK
     }
 
     async fn read(&self, offset: u64, len: u32) -> Result<Bytes, DeviceError> {

@@ -155,7 +155,6 @@ async fn refresh(directory: Option<PathBuf>, volumes: &Volumes) {
 struct Served {
     iqn: String,
     name: String,
-    blocks: u64,
     replicas: Vec<Peer>,
     device: Arc<RaftVolume>,
 }
@@ -238,15 +237,15 @@ impl Volumes {
             replicas.iter().map(|(pool, endpoint)| Peer { pool: pool.to_bytes(), endpoint: endpoint.to_string() });
         let table = table.collect();
         if let Some(served) = self.table().get_mut(&id) {
-            if served.iqn == volume.iqn && served.blocks == volume.blocks {
-                served.replicas = table;
-                served.device.set_replicas(replicas);
-                return Ok(());
+            if served.iqn != volume.iqn {
+                let text = format!("volume {} is served with another name; remove it first", served.name);
+                return Err(Status::failed_precondition(text));
             }
-            return Err(Status::failed_precondition(format!(
-                "volume {} is served with another name or size; remove it first",
-                served.name
-            )));
+            // Fewer than it has says somebody who does not know yet that it has grown.
+            served.device.grow(BlockCount(volume.blocks));
+            served.replicas = table;
+            served.device.set_replicas(replicas);
+            return Ok(());
         }
         let device = Arc::new(RaftVolume::open(VolumeOptions {
             volume: id,
@@ -257,8 +256,8 @@ impl Volumes {
             io_wait: IO_WAIT,
         }));
         self.server.add_target(volume.iqn.clone(), device.clone(), self.access()).map_err(invalid)?;
-        let TargetVolume { iqn, name, blocks, .. } = volume;
-        self.table().insert(id, Served { iqn, name, blocks, replicas: table, device });
+        let TargetVolume { iqn, name, .. } = volume;
+        self.table().insert(id, Served { iqn, name, replicas: table, device });
         Ok(())
     }
 }
@@ -311,7 +310,7 @@ impl TargetControl for ControlService {
                     reads: stats.reads,
                     writes: stats.writes,
                     retries: stats.retries,
-                    blocks: served.blocks,
+                    blocks: served.device.blocks().0,
                     replicas: served.replicas.clone(),
                 }
             })
