@@ -563,6 +563,20 @@ fn waiting_task_management_is_bounded() {
 }
 
 #[test]
+fn waiting_logouts_are_bounded() {
+    let mut r = Rig::new();
+    r.read(1, 1, 512);
+    r.work();
+    let logout = LogoutRequest { immediate: true, reason: 0, itt: 8, cid: 3, cmd_sn: 11, exp_stat_sn: 0 };
+    for _ in 0..64 {
+        r.pdu(logout.encode(), &[]).unwrap();
+    }
+    r.silent();
+    r.pdu(logout.encode(), &[]).unwrap();
+    assert_eq!(r.rejected(), RejectReason::TooManyImmediate as u8);
+}
+
+#[test]
 fn logout_drains_answers_and_closes() {
     let mut r = Rig::new();
     r.read(1, 1, 512);

@@ -9,7 +9,7 @@ use crate::iscsi::pdu::{
 use crate::scsi::Attention;
 use crate::scsi::nexus::is_lun0;
 
-/// Task management requests that may wait at a time; initiators send one after the other.
+/// Task management and logout requests that may wait at a time; initiators send one after the other.
 const MAX_BARRIERS: usize = 64;
 
 #[derive(Debug)]
@@ -108,6 +108,10 @@ impl Session {
     pub(super) fn on_logout(&mut self, pdu: &Pdu) -> Result<(), SessionError> {
         let request = LogoutRequest::decode(&pdu.bhs);
         if !self.take_cmd_sn(request.immediate, request.cmd_sn)? {
+            return Ok(());
+        }
+        if self.barriers.len() >= MAX_BARRIERS {
+            self.reject(RejectReason::TooManyImmediate, pdu);
             return Ok(());
         }
         let response = match request.reason {
