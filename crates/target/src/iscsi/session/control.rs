@@ -42,8 +42,10 @@ impl Session {
         if !self.take_cmd_sn(nop.immediate, nop.cmd_sn)? {
             return Ok(());
         }
-        let mut data = pdu.data.clone();
-        data.truncate(self.params.max_send_data as usize);
+        // A copy: the data is a slice of a read buffer, and an initiator that takes no answers could make each of them keep
+        // a whole buffer for its one byte.
+        let n = pdu.data.len().min(self.params.max_send_data as usize);
+        let data = Bytes::copy_from_slice(&pdu.data[..n]);
         let numbers = self.take_numbers();
         let answer = NopIn { lun: nop.lun, itt: nop.itt, ttt: RESERVED_TAG, numbers };
         self.send(OutPdu::new(answer.encode(), data));

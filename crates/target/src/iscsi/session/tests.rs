@@ -618,6 +618,17 @@ fn pings_both_ways() {
     assert_eq!(NopIn::decode(&r.out().bhs).numbers.stat, 101); // the first did not take the number
 }
 
+#[test]
+fn the_answer_to_a_ping_keeps_no_read_buffer() {
+    let mut r = Rig::new();
+    let buffer = Bytes::from(vec![7; 4096]);
+    let nop = NopOut { immediate: true, lun: 0, itt: 5, ttt: RESERVED_TAG, cmd_sn: 10, exp_stat_sn: 0 };
+    let pdu = Pdu { bhs: nop.encode(), ahs: Bytes::new(), data: buffer.slice(..1), data_ok: true };
+    r.s.on_pdu(pdu, &Env { unit: None, targets: &Two }).unwrap();
+    assert_eq!(r.out().data[..], [7]);
+    assert!(buffer.is_unique());
+}
+
 fn text(r: &mut Rig, ttt: u32, last: bool, more: bool, data: &[u8]) -> (TextResponse, String) {
     let request = TextRequest { immediate: true, last, more, lun: 0, itt: 4, ttt, cmd_sn: 10, exp_stat_sn: 0 };
     r.pdu(request.encode(), data).unwrap();
