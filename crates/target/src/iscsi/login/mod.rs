@@ -30,6 +30,8 @@ use security::Security;
 const MAX_LOGIN_TEXT: usize = 64 * 1024;
 /// What an initiator has to be able to receive before it declared anything (section 13.12).
 const MAX_ANSWER: usize = 8192;
+/// Keys of one login; section 13 defines fewer than 40. Each new one is compared with all that came before.
+const MAX_KEYS: usize = 256;
 /// Requests in one login; a negotiation that does not end is an attack or a bug.
 const MAX_REQUESTS: u32 = 64;
 /// iSCSI names are at most 223 bytes (section 4.2.7.1).
@@ -215,6 +217,9 @@ impl LoginMachine {
         for (key, value) in pairs {
             if self.seen.contains(&key) && !Security::repeats(&key) {
                 return Err(LoginStatus::InitiatorError); // section 6.3: a key is negotiated once
+            }
+            if self.seen.len() == MAX_KEYS {
+                return Err(LoginStatus::OutOfResources);
             }
             self.seen.push(key.clone());
             if Security::owns(&key) {

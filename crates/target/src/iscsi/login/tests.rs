@@ -178,6 +178,18 @@ fn digests_that_are_required() {
 }
 
 #[test]
+fn keys_of_one_login_are_bounded() {
+    let mut m = machine();
+    let mut ask = |i: usize| {
+        let keys: String = (0..100).map(|k| format!("X-{}=1\n", i * 100 + k)).collect();
+        let names = if i == 0 { NAMES } else { "" };
+        m.on_pdu(&pdu(request(1, 3, false), &format!("{names}{keys}")), &One)
+    };
+    assert!((0..2).all(|i| matches!(ask(i), LoginStep::Continue(_))));
+    assert_eq!(failed(ask(2)), LoginStatus::OutOfResources);
+}
+
+#[test]
 fn a_secret_is_asked_for_and_shown() {
     for names in [NAMES, "InitiatorName=iqn.i\nSessionType=Discovery\n"] {
         let mut m = machine();
