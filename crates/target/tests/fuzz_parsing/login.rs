@@ -197,7 +197,9 @@ pub fn run(rng: &mut Rng, tally: &mut Tally) {
         request.more = wild && rng.percent(if round > 0 { 60 } else { 5 });
         request.transit = !request.more && rng.percent(80);
         let data = any_text(rng, round, request.csg, wild);
-        shown |= String::from_utf8_lossy(&data).contains(&right_response());
+        // Hexadecimal digits may be of either case, and damage changes the case now and then.
+        let said = String::from_utf8_lossy(&data).to_lowercase();
+        shown |= said.contains(&right_response().to_lowercase());
         let mut pdu = Pdu { bhs: request.encode(), ahs: Bytes::new(), data: Bytes::from(data), data_ok: true };
         if wild && rng.percent(10) {
             rng.damage(&mut pdu.bhs);
