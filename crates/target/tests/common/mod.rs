@@ -156,6 +156,8 @@ pub struct Initiator {
     exp_stat_sn: u32,
     itt: u32,
     pub keys: Vec<(String, String)>,
+    /// Answers the target's pings by itself instead of handing them out.
+    pub answers_pings: bool,
 }
 
 pub fn cdb(bytes: &[u8]) -> [u8; 16] {
@@ -222,6 +224,7 @@ impl Initiator {
             exp_stat_sn: 0,
             itt: 1,
             keys: Vec::new(),
+            answers_pings: false,
         }
     }
 
@@ -263,7 +266,12 @@ impl Initiator {
 
     /// A session that is past its first unit attention.
     pub async fn ready(address: SocketAddr, name: &str, isid: u8, keys: &str) -> Self {
-        let mut me = Self::login(address, name, isid, Some(IQN), keys).await.unwrap();
+        Self::ready_at(address, name, isid, IQN, keys).await
+    }
+
+    /// The same with another target.
+    pub async fn ready_at(address: SocketAddr, name: &str, isid: u8, target: &str, keys: &str) -> Self {
+        let mut me = Self::login(address, name, isid, Some(target), keys).await.unwrap();
         assert_eq!(me.command(cdb(&[0]), &[], 0).await.code(), 0x2900);
         me
     }
@@ -277,6 +285,11 @@ impl Initiator {
         let _ = self.stream.write_all(bytes).await;
     }
 
+    /// Says that nothing more comes; answers can still be read.
+    pub async fn close_sending(&mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+
     pub async fn send(&mut self, bhs: Bhs, data: &[u8]) {
         let pdu = WirePdu::new(OutPdu::new(bhs, Bytes::copy_from_slice(data)), self.digests);
         self.raw(&pdu.pieces().concat()).await;
@@ -287,6 +300,13 @@ impl Initiator {
         loop {
             if let Some(pdu) = self.deframer.next_pdu().unwrap() {
                 assert!(pdu.data_ok);
+                let ping = NopIn::decode(&pdu.bhs);
+                if self.answers_pings && opcode_of(&pdu.bhs) == opcode::NOP_IN && ping.itt == RESERVED_TAG {
+                    let (lun, itt, ttt) = (ping.lun, RESERVED_TAG, ping.ttt);
+                    let answer = NopOut { immediate: true, lun, itt, ttt, cmd_sn: self.cmd_sn, exp_stat_sn: 0 };
+                    self.send(answer.encode(), &[]).await;
+                    continue;
+                }
                 return Some(pdu);
             }
             let mut space = self.deframer.space();

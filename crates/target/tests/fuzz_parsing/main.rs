@@ -9,8 +9,7 @@
 //! BALLAST_FUZZ_CASES=1 BALLAST_FUZZ_SEED=4711 cargo test --release -p ballast-target --test fuzz_parsing   # one case again
 //! ```
 //! Arithmetic that wraps silently in a release build is found with `CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true` before it.
-// In tests an unwrap is an assertion.
-#![allow(unreachable_pub, clippy::unwrap_used)]
+#![allow(unreachable_pub)]
 
 mod cdb;
 mod framing;

@@ -34,6 +34,8 @@ pub struct Task {
     immediate: bool,
     lun: u64,
     pub expected: u32,
+    /// Of that, what the initiator sends.
+    offered: u32,
     /// DataSN and offset of the unsolicited data that was announced and has not ended.
     pub unsolicited: Option<(u32, u32)>,
     pub asked: Vec<Asked>,
@@ -232,7 +234,8 @@ impl Model {
     pub fn started(&mut self, work: &Work) {
         let task = self.tasks.get_mut(&work.itt).expect("a command that is in progress");
         assert!(!task.doomed && task.running.is_none(), "a command that was aborted or runs already");
-        assert!(work.data.len() as u64 <= work.command.data_out().min(task.expected.into()));
+        let whole = work.command.data_out().min(task.offered.into());
+        assert_eq!(work.data.len() as u64, whole, "{:?} with a part of its data", work.command);
         task.running = Some(work.command.data_in());
         let running: Vec<usize> = self.tasks.values().filter_map(|t| t.running).filter(|n| *n > 0).collect();
         assert!(running.iter().sum::<usize>() <= MAX_SESSION_DATA || running.len() == 1, "{running:?}");
@@ -330,8 +333,9 @@ impl Model {
 impl Task {
     fn new(request: &ScsiRequest, pushed: u32) -> Self {
         let expected = if request.read || request.write { request.expected } else { 0 };
+        let offered = if request.write { request.expected } else { 0 };
         let unsolicited = (request.write && !request.last).then_some((0, pushed));
-        Self { immediate: request.immediate, lun: request.lun, expected, unsolicited, ..Self::default() }
+        Self { immediate: request.immediate, lun: request.lun, expected, offered, unsolicited, ..Self::default() }
     }
 
     /// Offsets and numbers go on without gaps, up to what the initiator has room for; true at the end.

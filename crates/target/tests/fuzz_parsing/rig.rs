@@ -7,8 +7,10 @@ use ballast_target::iscsi::login::LoginOutcome;
 use ballast_target::iscsi::pdu::Pdu;
 use ballast_target::iscsi::session::{Env, Session, SessionError, TargetList};
 use ballast_target::scsi::command::Cdb;
-use ballast_target::scsi::{Attention, Command, Completion, LogicalUnit, Nexus, Sense, UnitState, execute};
-use ballast_target::{BlockDevice, DeviceError, Geometry, MemoryDevice};
+use ballast_target::scsi::{
+    Attention, Command, Completion, InitiatorPort, LogicalUnit, Nexus, Sense, UnitState, execute,
+};
+use ballast_target::{BlockDevice, DeviceError, Extent, Geometry, MemoryDevice};
 use bytes::Bytes;
 use futures_util::FutureExt;
 
@@ -21,7 +23,7 @@ pub struct Strict(MemoryDevice);
 impl Strict {
     fn check(&self, offset: u64, len: u64) {
         let size = self.0.blocks512() * 512;
-        assert!(offset % 512 == 0 && len % 512 == 0, "{offset}+{len}: not whole blocks");
+        assert!(offset.is_multiple_of(512) && len.is_multiple_of(512), "{offset}+{len}: not whole blocks");
         assert!(offset <= size && len <= size - offset, "{offset}+{len}: beyond {size}");
     }
 }
@@ -51,6 +53,20 @@ impl BlockDevice for Strict {
         self.0.update(offset, len, change).await
     }
 
+    async fn extents(&self, offset: u64, len: u64) -> Result<Vec<Extent>, DeviceError> {
+        self.check(offset, len);
+        self.0.extents(offset, len).await
+    }
+
+    async fn load_state(&self) -> Result<Bytes, DeviceError> {
+        self.0.load_state().await
+    }
+
+    async fn save_state(&self, state: Bytes) -> Result<(), DeviceError> {
+        assert!(state.len() <= 48 * 1024, "{} bytes are more than a volume keeps", state.len());
+        self.0.save_state(state).await
+    }
+
     async fn unmap(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
         self.check(offset, len);
         self.0.unmap(offset, len).await
@@ -77,7 +93,9 @@ pub fn unit(blocks: u64, read_only: bool) -> Unit {
 
 /// Runs a command; the device in memory never waits.
 pub fn run(unit: &Unit, command: Command, data: Bytes) -> Completion {
-    execute(unit.clone(), command, data).now_or_never().expect("the device in memory answers at once")
+    // Several initiators, so that reservations have somebody to keep out.
+    let port = InitiatorPort::new("iqn.2026-01.test:initiator", [0x80, 0, 0, 0, 0, (data.len() % 3) as u8]);
+    execute(unit.clone(), &port, command, data).now_or_never().expect("the device in memory answers at once")
 }
 
 pub fn nexus() -> Nexus {

@@ -142,7 +142,7 @@ impl Story {
             }
             1 => self.session.announce(AsyncEvent::RequestLogout(3)),
             2 if self.state.is_some() => {
-                let attention = *rng.pick(&[Attention::Reset, Attention::CommandsCleared]);
+                let attention = *rng.pick(&[Some(Attention::Reset), Some(Attention::CommandsCleared), None]);
                 let ticket = rng.next();
                 self.resets_of_others.push(ticket);
                 self.model.doom(|_, _| true);
