@@ -5,8 +5,8 @@ use std::time::Duration;
 use ballast_api::control::pool_control_client::PoolControlClient;
 use ballast_api::control::target_control_client::TargetControlClient;
 use ballast_api::control::{
-    AddLearnerRequest, ChangeVotersRequest, CreateReplicaRequest, Empty, FormGroupRequest, PeerTable, PoolStatus,
-    RemoveLearnerRequest, TargetStatus, VolumeRef, VolumeTable,
+    AddLearnerRequest, ChangeVotersRequest, CreateReplicaRequest, Empty, FormGroupRequest, GrowVolumeRequest,
+    PeerTable, PoolStatus, RemoveLearnerRequest, TargetStatus, VolumeRef, VolumeTable,
 };
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
@@ -68,6 +68,8 @@ pub trait Processes: Send + Sync + 'static {
     async fn change_voters(&self, endpoint: &str, request: ChangeVotersRequest) -> CallResult<()>;
     /// Takes a member that does not vote out.
     async fn remove_learner(&self, endpoint: &str, request: RemoveLearnerRequest) -> CallResult<()>;
+    /// Makes a volume larger; its group's leader answers.
+    async fn grow_volume(&self, endpoint: &str, request: GrowVolumeRequest) -> CallResult<()>;
     /// What a target says about itself.
     async fn target_status(&self, endpoint: &str) -> CallResult<TargetStatus>;
     /// Tells a target what to serve.
@@ -156,6 +158,12 @@ impl Processes for Grpc {
 
     async fn remove_learner(&self, endpoint: &str, request: RemoveLearnerRequest) -> CallResult<()> {
         let ask = async |channel| PoolControlClient::new(channel).remove_learner(request).await;
+        call(endpoint, CHANGE_TIMEOUT, ask).await?;
+        Ok(())
+    }
+
+    async fn grow_volume(&self, endpoint: &str, request: GrowVolumeRequest) -> CallResult<()> {
+        let ask = async |channel| PoolControlClient::new(channel).grow_volume(request).await;
         call(endpoint, CHANGE_TIMEOUT, ask).await?;
         Ok(())
     }

@@ -9,6 +9,7 @@ use ballast_api::k8s::claim::StoragePoolClaim;
 use ballast_api::k8s::device::BlockDevice;
 use ballast_api::k8s::labels;
 use ballast_api::k8s::pool::CStorPool;
+use ballast_api::k8s::replica::CStorVolumeReplica;
 use ballast_api::k8s::volume::CStorVolume;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Node;
@@ -166,6 +167,35 @@ async fn pools_are_extended_by_editing_the_claim_one_after_the_other() {
     assert_eq!(seen, [0, 1, 2, 3], "{}", cluster.dump());
     assert_eq!((cluster.pools().len(), cluster.world.replica_count()), (3, 3));
     assert_eq!(cluster.phase("pvc-1"), "Healthy");
+    operator.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_grows_by_editing_its_object_and_never_shrinks() {
+    let (mut cluster, operator) = cluster(8, 4).await;
+    let set = |cluster: &Cluster, capacity: &str| {
+        let edit = |volume: &mut CStorVolume| volume.spec.capacity = capacity.to_owned();
+        cluster.sim.edit::<CStorVolume>(NAMESPACE, "pvc-1", edit).unwrap();
+    };
+    let size = |cluster: &Cluster| cluster.sim.get::<CStorVolume>(NAMESPACE, "pvc-1").unwrap().status.unwrap().capacity;
+    let before = cluster.world.blocks("pvc-1").0;
+    assert!(before > 0);
+    set(&cluster, "64Gi");
+    let grown = 64 << 18;
+    cluster.until("it has grown", |c| c.world.blocks("pvc-1") == (grown, grown) && size(c) == "64Gi").await;
+    set(&cluster, "1Gi");
+    let message = |c: &Cluster| c.sim.get::<CStorVolume>(NAMESPACE, "pvc-1").unwrap().status.unwrap().message;
+    cluster.until("it says why it does not shrink", |c| message(c).contains("not made smaller")).await;
+    assert_eq!((cluster.world.blocks("pvc-1"), size(&cluster).as_str()), ((grown, grown), "64Gi"));
+    // A replica that is made anew has the group's size, not the object's.
+    let moved = cluster.replicas("pvc-1")[0].name_any();
+    cluster.sim.delete::<CStorVolumeReplica>(NAMESPACE, &moved);
+    cluster
+        .until("it has moved", |c| {
+            c.sim.get::<CStorVolumeReplica>(NAMESPACE, &moved).is_none() && c.phase("pvc-1") == "Healthy"
+        })
+        .await;
+    assert_eq!(cluster.world.violations(), Vec::<String>::new());
     operator.stop().await;
 }
 

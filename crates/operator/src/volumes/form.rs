@@ -81,12 +81,19 @@ pub(crate) async fn give_ids(volumes: &Api<CStorVolume>, volume: &mut CStorVolum
     let fresh = volumes.get_status(&volume.name_any()).await?;
     let last = fresh.status.as_ref().map_or(0, |status| status.last_replica_id);
     let next = last + i64::try_from(count).unwrap_or(0);
-    let patch =
-        json!({ "metadata": { "resourceVersion": fresh.resource_version() }, "status": { "lastReplicaID": next } });
+    // The size is decided with the first ids: all first replicas are made with it, however often the object is edited until
+    // they are.
+    let decided = fresh.status.as_ref().map(|status| status.capacity.clone()).filter(|_| last > 0);
+    let capacity = decided.filter(|capacity| !capacity.is_empty()).unwrap_or_else(|| fresh.spec.capacity.clone());
+    let patch = json!({
+        "metadata": { "resourceVersion": fresh.resource_version() },
+        "status": { "lastReplicaID": next, "capacity": capacity },
+    });
     volumes
         .patch_status(&volume.name_any(), &kube::api::PatchParams::default(), &kube::api::Patch::Merge(&patch))
         .await?;
-    volume.status.get_or_insert_default().last_replica_id = next;
+    let status = volume.status.get_or_insert_default();
+    (status.last_replica_id, status.capacity) = (next, capacity);
     Ok(u64::try_from(last).unwrap_or(0) + 1)
 }
 
@@ -171,9 +178,20 @@ pub(crate) fn choose(
     Ok(chosen.iter().filter_map(found).collect())
 }
 
-/// The volume's size in blocks.
+/// The size that the volume shall have, in blocks.
+pub(crate) fn wanted_blocks(volume: &CStorVolume) -> Result<u64, Error> {
+    in_blocks(&volume.spec.capacity)
+}
+
+/// The size that it has: what its group has agreed on, or what its first replicas are made with.
 pub(crate) fn blocks(volume: &CStorVolume) -> Result<u64, Error> {
-    let bytes = quantity::parse_bytes(&volume.spec.capacity).map_err(|error| Error::NotYet(error.to_string()))?;
+    let has = volume.status.as_ref().map(|status| status.capacity.as_str()).filter(|capacity| !capacity.is_empty());
+    in_blocks(has.unwrap_or(&volume.spec.capacity))
+}
+
+/// A quantity in blocks.
+pub(crate) fn in_blocks(capacity: &str) -> Result<u64, Error> {
+    let bytes = quantity::parse_bytes(capacity).map_err(|error| Error::NotYet(error.to_string()))?;
     if bytes == 0 {
         return Err(Error::NotYet(String::from("spec.capacity is 0: give the volume a size, for example 10Gi")));
     }

@@ -1,7 +1,8 @@
 //! Takes one step of [`super::plan`].
 
 use ballast_api::control::{
-    AddLearnerRequest, ChangeVotersRequest, CreateReplicaRequest, Member, RemoveLearnerRequest, VolumeRef,
+    AddLearnerRequest, ChangeVotersRequest, CreateReplicaRequest, GrowVolumeRequest, Member, RemoveLearnerRequest,
+    VolumeRef,
 };
 use ballast_api::k8s::config::{Config, VolumeSettings};
 use ballast_api::k8s::{CStorPool, CStorVolume, CStorVolumeReplica, labels};
@@ -9,7 +10,8 @@ use bytes::Bytes;
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use super::form::{ask_again, blocks, choose, endpoint_of, give_ids, introduce};
+use super::form::wanted_blocks;
+use super::form::{ask_again, choose, endpoint_of, give_ids, introduce};
 use super::objects;
 use super::plan::Step;
 use super::view::{Group, State, View, pool_of, volume_id};
@@ -56,6 +58,39 @@ pub(crate) async fn take(
             }
         }
     }
+}
+
+/// Makes the volume as large as its object says. Some text: why it is not so, or not yet.
+pub(crate) async fn grow(
+    volumes: &Api<CStorVolume>,
+    volume: &CStorVolume,
+    seen: &View,
+    context: &Context,
+) -> Result<Option<String>, Error> {
+    let Some(group) = &seen.group else { return Ok(None) };
+    let wanted = match wanted_blocks(volume) {
+        Ok(wanted) => wanted,
+        Err(error) => return Ok(Some(error.to_string())),
+    };
+    if wanted < group.blocks {
+        let text =
+            "spec.capacity is less than the volume has, and it is not made smaller: what lies beyond would be lost";
+        return Ok(Some(text.to_owned()));
+    }
+    if wanted == group.blocks {
+        return Ok(None);
+    }
+    // It cannot be taken back, so nothing is done by what was only watched.
+    let fresh = volumes.get(&volume.name_any()).await?;
+    if fresh.spec.capacity != volume.spec.capacity {
+        return Ok(Some(String::from("spec.capacity was edited again")));
+    }
+    let (endpoint, pool) = leader(seen, context)?;
+    context.say(volume, false, "Growing", &format!("the volume gets {}", volume.spec.capacity)).await;
+    let request = GrowVolumeRequest { volume: volume_id(volume)?.to_bytes(), pool, blocks: wanted };
+    context.processes.grow_volume(&endpoint, request).await?;
+    refresh_leader(seen, context).await?;
+    Ok(Some(String::from("the target is told the new size")))
 }
 
 /// Address and identity of the pool that leads.
@@ -121,7 +156,8 @@ async fn join(
         let request = CreateReplicaRequest {
             volume: volume_id(volume)?.to_bytes(),
             name: volume.name_any(),
-            blocks: blocks(volume)?,
+            // As large as the group is: what shall become of it comes through the log.
+            blocks: seen.group.as_ref().map_or(0, |group| group.blocks),
             replica: id,
             members: Vec::new(),
             pool: pool.to_bytes(),

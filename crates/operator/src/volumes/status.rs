@@ -11,6 +11,7 @@ use ballast_api::k8s::volume::{CStorVolumeStatus, ReplicaStatus};
 use ballast_api::k8s::{CStorVolume, Condition, labels, quantity};
 use kube::ResourceExt as _;
 
+use super::form::in_blocks;
 use super::plan::Plan;
 use super::view::{Group, Replica, State, Target, View};
 
@@ -63,7 +64,7 @@ pub fn volume_status(
     CStorVolumeStatus {
         conditions: conditions.map(|condition| condition.keep_time(&old.conditions, now)).to_vec(),
         phase: phase.to_owned(),
-        capacity: volume.spec.capacity.clone(),
+        capacity: capacity(volume, view.group.as_ref(), old),
         leader: group.map(|group| group.pool.clone()),
         epoch: group.map_or(old.epoch, |group| i64::try_from(group.epoch).unwrap_or(i64::MAX)),
         replica_statuses: replica_statuses.collect(),
@@ -87,6 +88,19 @@ fn away(volume: &CStorVolume, old: &CStorVolumeStatus, target: &Target) -> Optio
     let (namespace, name) = (volume.namespace().unwrap_or_default(), volume.name_any());
     let look = format!("kubectl -n {namespace} get pods -l {}={name}", labels::PERSISTENT_VOLUME);
     Some((phase, format!("its target does not serve: {why}. See `{look}`")))
+}
+
+/// The size that the volume has, as somebody wrote it where that is possible.
+fn capacity(volume: &CStorVolume, group: Option<&Group>, old: &CStorVolumeStatus) -> String {
+    let decided = |capacity: &String| !capacity.is_empty() && old.last_replica_id > 0;
+    match group.map(|group| group.blocks) {
+        Some(blocks) => [&volume.spec.capacity, &old.capacity]
+            .into_iter()
+            .find(|capacity| in_blocks(capacity).is_ok_and(|written| written == blocks))
+            .cloned()
+            .unwrap_or_else(|| blocks.saturating_mul(BLOCK_SIZE as u64).to_string()),
+        None => Some(&old.capacity).filter(|capacity| decided(capacity)).unwrap_or(&volume.spec.capacity).clone(),
+    }
 }
 
 /// An index to three digits: exact ones would make every busy volume a write to the API server every few seconds.
@@ -203,7 +217,15 @@ mod tests {
 
     fn view() -> View {
         let members = [1, 2, 3].map(member).to_vec();
-        let group = Group { leader: 1, pool: String::from("p1"), last_index: 100, epoch: 7, members, changing: false };
+        let group = Group {
+            leader: 1,
+            pool: String::from("p1"),
+            last_index: 100,
+            epoch: 7,
+            blocks: 1 << 18,
+            members,
+            changing: false,
+        };
         View { replicas: [1, 2, 3].map(|id| replica(id, here())).to_vec(), group: Some(group), ..View::default() }
     }
 

@@ -147,7 +147,7 @@ fn knows(status: &TargetStatus, table: &VolumeTable) -> bool {
             let mut replicas = wanted.replicas.clone();
             known.sort_by(|a, b| a.pool.cmp(&b.pool));
             replicas.sort_by(|a, b| a.pool.cmp(&b.pool));
-            served.volume == wanted.volume && known == replicas
+            served.volume == wanted.volume && served.blocks >= wanted.blocks && known == replicas
         })
     };
     table.volumes.iter().all(serves)

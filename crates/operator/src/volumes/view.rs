@@ -87,6 +87,8 @@ pub struct Group {
     pub last_index: u64,
     /// The newest target's number.
     pub epoch: u64,
+    /// Capacity in blocks.
+    pub blocks: u64,
     /// All members.
     pub members: Vec<MemberStatus>,
     /// Whether a change of voters is unfinished.
@@ -178,6 +180,7 @@ pub fn view(
                             pool: pool.clone(),
                             last_index: status.last_index,
                             epoch: status.epoch,
+                            blocks: status.blocks,
                             members: status.members.clone(),
                             changing: status.changing,
                         };

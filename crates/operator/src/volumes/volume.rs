@@ -102,6 +102,14 @@ pub(crate) async fn reconcile(volume: Arc<CStorVolume>, context: Arc<Context>) -
                 other => next.waiting = Some(other.to_string()),
             }
         }
+        if next.step.is_none() {
+            match repair::grow(&volumes, &volume, &seen, &context).await {
+                Ok(None) => {}
+                Ok(Some(text)) => _ = next.waiting.get_or_insert(text),
+                Err(error @ Error::Api(_)) => return Err(error),
+                Err(error) => _ = next.waiting.get_or_insert(error.to_string()),
+            }
+        }
     }
     report(&volumes, &volume, &old, &replicas, &seen, &next, &context).await?;
     Ok(Action::requeue(if formed && next.step.is_none() { LOOK } else { SOON }))

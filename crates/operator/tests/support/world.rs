@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 
 use ballast_api::control::{
-    AddLearnerRequest, ChangeVotersRequest, CreateReplicaRequest, FormGroupRequest, MemberStatus, Peer, PeerTable,
-    PoolStatus, RemoveLearnerRequest, ReplicaStatus, TargetStatus, TargetVolume, TargetVolumeStatus, VolumeRef,
-    VolumeTable,
+    AddLearnerRequest, ChangeVotersRequest, CreateReplicaRequest, FormGroupRequest, GrowVolumeRequest, MemberStatus,
+    Peer, PeerTable, PoolStatus, RemoveLearnerRequest, ReplicaStatus, TargetStatus, TargetVolume, TargetVolumeStatus,
+    VolumeRef, VolumeTable,
 };
 use ballast_api::k8s::pool::CStorPool;
 use ballast_api::k8s::volume::CStorVolume;
@@ -49,6 +49,8 @@ struct Group {
     learners: BTreeMap<u64, (PoolId, u32)>,
     /// Ids that were ever made, with the pool of each.
     made: BTreeMap<u64, PoolId>,
+    /// Capacity.
+    blocks: u64,
 }
 
 #[derive(Debug, Default)]
@@ -109,6 +111,15 @@ impl World {
     pub(crate) fn voters(&self, volume: &str) -> Vec<u64> {
         let id: VolumeId = self.sim.get::<CStorVolume>(NAMESPACE, volume).unwrap().uid().unwrap().parse().unwrap();
         self.lock().groups.get(&id).map(|group| group.voters.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// Blocks of a volume: what its group has, and what its target serves.
+    pub(crate) fn blocks(&self, volume: &str) -> (u64, u64) {
+        let id: VolumeId = self.sim.get::<CStorVolume>(NAMESPACE, volume).unwrap().uid().unwrap().parse().unwrap();
+        let state = self.lock();
+        let served =
+            state.targets.get(&format!("{volume}-target")).and_then(|table| Some(table.volumes.first()?.blocks));
+        (state.groups.get(&id).map_or(0, |group| group.blocks), served.unwrap_or(0))
     }
 
     pub(crate) fn dump(&self) -> String {
@@ -271,6 +282,7 @@ impl Processes for World {
                 volume: volume.to_bytes(),
                 replica: replica.id,
                 role: String::from(if learner { "learner" } else { role }),
+                blocks: state.groups.get(volume).map_or(0, |group| group.blocks),
                 term: 1,
                 last_index: 100,
                 applied_index: 100,
@@ -315,6 +327,15 @@ impl Processes for World {
             state.violations.push(format!("replica {} of {volume} was made a second time", request.replica));
         }
         let replica = Replica { id: request.replica, members };
+        // The first replicas are made with one size, later ones with the group's.
+        let others = state.disks.values().any(|disk| disk.replicas.contains_key(&volume));
+        let group = state.groups.entry(volume).or_default();
+        if others && group.blocks != 0 && group.blocks != request.blocks {
+            let text = format!("a replica of {volume} was made with {} blocks, not {}", request.blocks, group.blocks);
+            state.violations.push(text);
+        } else if group.voters.is_empty() {
+            group.blocks = request.blocks;
+        }
         state.disks.get_mut(&name).unwrap().replicas.insert(volume, replica);
         Ok(())
     }
@@ -425,12 +446,27 @@ impl Processes for World {
         Ok(())
     }
 
+    async fn grow_volume(&self, endpoint: &str, request: GrowVolumeRequest) -> CallResult<()> {
+        let name = self.pool_at(endpoint)?;
+        let mut state = self.lock();
+        Self::guard(&state, &name, endpoint, &request.pool)?;
+        let volume = id(&request.volume);
+        self.leads(&state, endpoint, &name, volume)?;
+        let group = state.groups.get_mut(&volume).unwrap();
+        if request.blocks < group.blocks {
+            return Err(refused(endpoint, Code::InvalidArgument, "it cannot be made smaller"));
+        }
+        group.blocks = request.blocks;
+        Ok(())
+    }
+
     async fn target_status(&self, endpoint: &str) -> CallResult<TargetStatus> {
         let name = self.target_at(endpoint)?;
         let table = self.lock().targets.get(&name).cloned().unwrap_or_else(|| self.target_file(&name));
         let served = |volume: &TargetVolume| TargetVolumeStatus {
             volume: volume.volume.clone(),
             replicas: volume.replicas.clone(),
+            blocks: volume.blocks,
             state: String::from("online"),
             ..TargetVolumeStatus::default()
         };
