@@ -21,7 +21,7 @@ const SKIPPED_BELOW: usize = 25;
 const RAN_AT_LEAST: usize = 200;
 
 /// Tests that no target with 4 KiB physical blocks passes, and what they then say. This one asks for the status of a logical
-/// block and wants the answer to begin with the next *physical* one; SBC-3 section 5.5.2 has it begin with the one asked for,
+/// block and wants the answer to begin with the next *physical* one; SBC-3 section 5.4.2 has it begin with the one asked for,
 /// and initiators (QEMU) rely on that.
 const WRONG: [(&str, &str, &str); 1] =
     [("GetLBAStatus", "UnmapSingle", "lba offset in first descriptor does not \" \"match request.")];

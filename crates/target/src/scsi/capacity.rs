@@ -1,4 +1,4 @@
-//! READ CAPACITY, READ DEFECT DATA and GET LBA STATUS parameter data (SBC-3 sections 5.5, 5.15-5.18).
+//! READ CAPACITY, READ DEFECT DATA and GET LBA STATUS parameter data (SBC-3 sections 5.4, 5.15-5.18).
 
 use crate::block_device::Extent;
 
@@ -25,7 +25,7 @@ pub(super) fn read_defects(short: bool, lists: u8) -> Vec<u8> {
     if short { vec![0, lists, 0, 0] } else { vec![0, lists, 0, 0, 0, 0, 0, 0] }
 }
 
-/// LBA status descriptors (SBC-3 section 5.5.2): LBA, blocks, provisioning status 0h mapped or 1h deallocated.
+/// LBA status descriptors (SBC-3 section 5.4.2): LBA, blocks, provisioning status 0h mapped or 1h deallocated.
 pub(super) fn lba_status<'a>(mut lba: u64, extents: impl Iterator<Item = &'a Extent>) -> Vec<u8> {
     let mut out = vec![0; 8];
     for extent in extents {

@@ -11,7 +11,7 @@ const MAX_RESERVE_LIST: u32 = 64 * 1024;
 const MAX_COPY_LIST: u32 = 4 * 1024;
 const _: () = assert!(super::copy::MAX_LIST <= MAX_COPY_LIST);
 
-/// What a verify compares with (BYTCHK, SBC-3 section 5.27).
+/// What a verify compares with (BYTCHK, SBC-3 section 5.29).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compare {
     /// BYTCHK 00b: nothing; the medium is read and its checksums are verified.
@@ -247,7 +247,7 @@ pub(super) fn be64(cdb: &Cdb, at: usize) -> u64 {
     u64::from(be32(cdb, at)) << 32 | u64::from(be32(cdb, at + 4))
 }
 
-/// LBA and length of the six-byte commands: 21 bits, and 0 means 256 (SBC-3 section 5.9).
+/// LBA and length of the six-byte commands: 21 bits, and 0 means 256 (READ(6) of SBC-2).
 pub(super) fn range6(cdb: &Cdb) -> (u64, u32) {
     let blocks = if cdb[4] == 0 { 256 } else { u32::from(cdb[4]) };
     (u64::from(be24(cdb, 1) & 0x1f_ffff), blocks)
@@ -288,7 +288,7 @@ pub(super) fn compare_and_write(cdb: &Cdb) -> Result<Command, Sense> {
     Ok(Command::CompareAndWrite { lba: be64(cdb, 2), blocks: u32::from(cdb[13]) })
 }
 
-/// ORWRITE(16) (SBC-3 section 5.12).
+/// ORWRITE(16) (SBC-3 section 5.5).
 pub(super) fn or_write(cdb: &Cdb) -> Result<Command, Sense> {
     unprotected(cdb)?;
     let (lba, blocks) = range16(cdb);
@@ -442,7 +442,7 @@ pub(super) fn persistent_reserve_out(cdb: &Cdb) -> Result<Command, Sense> {
     Ok(Command::PersistentReserveOut { action: cdb[1] & 0x1f, scope_and_type: cdb[2], length })
 }
 
-/// RESERVE and RELEASE (SPC-2 section 7.21): only for the whole unit, and for the initiator that asks.
+/// RESERVE and RELEASE (SPC-2 sections 7.21, 7.22): only for the whole unit, and for the initiator that asks.
 pub(super) fn reserve(cdb: &Cdb, command: Command) -> Result<Command, Sense> {
     match cdb[1] {
         b if b & 0x01 != 0 => Err(Sense::bit(1, 0)), // EXTENT

@@ -210,7 +210,7 @@ async fn copy_segments<D: BlockDevice>(
     Ok(())
 }
 
-/// GET LBA STATUS (SBC-3 section 5.5): as many descriptors as fit, from the starting LBA on, at least one.
+/// GET LBA STATUS (SBC-3 section 5.4): as many descriptors as fit, from the starting LBA on, at least one.
 async fn lba_status<D: BlockDevice>(unit: &LogicalUnit<D>, lba: u64, allocation: u32) -> Result<Vec<u8>, DeviceError> {
     let end = unit.state().blocks;
     let extents = unit.device.extents(lba * 512, (end - lba) * 512).await?;
