@@ -1,5 +1,6 @@
 //! The Linux kernel's initiator (open-iscsi in a User-Mode Linux guest): login, ext4 and xfs, fio with checksums, while
-//! leaders and the target are killed underneath. The file systems stay read-write and nothing in them is wrong.
+//! leaders and the target are killed underneath and the volumes grow. The file systems stay read-write and nothing in them
+//! is wrong.
 
 use std::fs;
 use std::process::ExitCode;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ballast_tests::cluster::{Cluster, Options, iqn};
-use ballast_tests::process::{PATIENCE, Signal, signal};
+use ballast_tests::process::{PATIENCE, Signal, run, signal};
 use ballast_tests::runner::{self, Outcome, TestResult};
 use ballast_tests::skip_if;
 use ballast_tests::tgt::Tgt;
@@ -60,6 +61,11 @@ fn strike(cluster: &mut Cluster, turn: usize) -> Result<String> {
     Ok(victim)
 }
 
+/// Makes a volume larger while it is in use.
+fn grow(cluster: &Cluster, volume: &str, size: &str) -> Result<()> {
+    run(&mut cluster.ballast(&["volume", "grow", volume, size])?, PATIENCE).map(drop)
+}
+
 fn file_systems_survive_killed_leaders_and_targets() -> TestResult {
     skip_if!(uml::lacking());
     let network = Network::new()?;
@@ -78,12 +84,19 @@ fn file_systems_survive_killed_leaders_and_targets() -> TestResult {
         std::thread::sleep(Duration::from_secs(2));
         if struck.len() < 9 && !guest.has_said("PHASE check") {
             struck.push(strike(&mut cluster, struck.len())?);
+            if struck.len() == 1 {
+                grow(&cluster, "files", "384Mi")?;
+                grow(&cluster, "wide", "768Mi")?;
+            }
         }
     }
     println!("killed under the kernel's initiator: {}", struck.join(", "));
     ensure!(struck.len() >= 3, "too few kills to show anything: {struck:?}");
     let reconnects = guest.wait_line("RECONNECTS ", 4 * PATIENCE)?;
     ensure!(reconnects != "0", "the guest did not notice that its target died");
+    for grown in ["GROWN ext4 to 402653184", "GROWN xfs to 805306368"] {
+        ensure!(guest.has_said(grown), "the guest did not say {grown:?}");
+    }
     guest.finish(PATIENCE)?;
     cluster.stop()?;
     cluster.inspect_pools()?;

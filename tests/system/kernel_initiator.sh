@@ -26,6 +26,24 @@ check_files() { # kind seed options...
     --iodepth=8 --direct=1 --verify=crc32c --verify_fatal=1 --verify_state_save=0 --eta=never "$@"
 }
 
+# Takes over what a disk has grown by, under its mounted file system.
+take_growth() {
+  iscsiadm -m session --rescan > /run/rescan.log || fail "rescan"
+  for pair in $mounted; do
+    local disk=${pair%=*} kind=${pair#*=} before after
+    [ "$(blockdev --getsize64 "/dev/$disk")" -gt "$(cat "/run/size-$disk")" ] || continue
+    before=$(df --output=size -B1 "/run/mnt/$kind" | tail -n 1)
+    case $kind in
+      ext4) resize2fs "/dev/$disk" > /run/resize.log 2>&1 || { cat /run/resize.log; fail "resize2fs"; } ;;
+      xfs) xfs_growfs "/run/mnt/$kind" > /run/resize.log 2>&1 || { cat /run/resize.log; fail "xfs_growfs"; } ;;
+    esac
+    after=$(df --output=size -B1 "/run/mnt/$kind" | tail -n 1)
+    [ "$after" -gt "$before" ] || fail "$kind has not grown: $before $after"
+    blockdev --getsize64 "/dev/$disk" > "/run/size-$disk"
+    echo "GROWN $kind to $(cat "/run/size-$disk")"
+  done
+}
+
 for module in crc32c_generic sd_mod iscsi_tcp; do modprobe -d /run/modules $module || echo "no module $module"; done
 {
   echo "node.startup = manual"
@@ -48,6 +66,7 @@ for volume in $VOLUMES; do
   mkdir -p "/run/mnt/$kind"
   mount "/dev/$disk" "/run/mnt/$kind" || fail "mount $kind"
   mounted="$mounted $disk=$kind"
+  blockdev --getsize64 "/dev/$disk" > "/run/size-$disk"
   echo "DISK $disk $kind $iqn"
 done
 
@@ -65,6 +84,7 @@ while [ "$(date +%s)" -lt "$until" ] || [ $passes -lt 1 ]; do
   for job in $jobs; do wait "$job" || { cat /run/fio-*.log; fail "fio"; }; done
   passes=$((passes + 1))
   echo "PASS $passes"
+  take_growth
 done
 
 echo "PHASE check"
