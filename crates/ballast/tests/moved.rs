@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ballast_api::control::pool_control_client::PoolControlClient;
 use ballast_api::control::{CreateReplicaRequest, Empty, FormGroupRequest, Member};
@@ -12,6 +12,7 @@ use ballast_pool::{DeviceConfig, OpenOptions, Pool, PoolConfig};
 use ballast_replica::{ServeOptions, serve};
 use ballast_rpc::Endpoint;
 use ballast_target::block_device::BlockDevice;
+use ballast_target::latency::{Exchange, traced};
 use ballast_target::volume::{RaftVolume, VolumeOptions};
 use tonic::transport::Channel;
 
@@ -87,7 +88,11 @@ async fn one_replica_of_the_list_that_answers_is_enough() {
         replicas: vec![gone, peers[1 - leader].clone()],
         io_wait: Duration::from_secs(30),
     });
-    device.write(8192, vec![7; 4096].into(), false).await.unwrap();
+    let before = Instant::now();
+    let (done, exchange) = traced(device.write(8192, vec![7; 4096].into(), false)).await;
+    done.unwrap();
+    let Exchange { sent, answered } = exchange.expect("the leader has answered");
+    assert!(before <= sent && sent <= answered && answered <= Instant::now());
     assert_eq!(device.read(8192, 4096).await.unwrap(), vec![7; 4096]);
     assert!(device.stats().leader.is_some());
 }

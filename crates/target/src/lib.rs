@@ -11,6 +11,7 @@
 
 pub mod block_device;
 pub mod iscsi;
+pub mod latency;
 pub mod memory;
 pub mod scsi;
 pub mod server;

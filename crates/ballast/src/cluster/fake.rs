@@ -8,8 +8,8 @@ use ballast_api::control::pool_control_server::{PoolControl, PoolControlServer};
 use ballast_api::control::target_control_server::{TargetControl, TargetControlServer};
 use ballast_api::control::{
     AddLearnerRequest, ChangeVotersRequest, CreateReplicaRequest, Empty, FormGroupRequest, GrowVolumeRequest,
-    MemberStatus, PeerTable, PoolStatus, RemoveLearnerRequest, ReplicaStatus, TargetStatus, TargetVolumeStatus,
-    VolumeRef, VolumeTable,
+    LatencyReport, LatencyRequest, MemberStatus, PeerTable, PoolStatus, RemoveLearnerRequest, ReplicaStatus,
+    TargetStatus, TargetVolumeStatus, VolumeRef, VolumeTable,
 };
 use ballast_api::{PoolId, VolumeId};
 use tokio::net::UnixListener;
@@ -155,6 +155,10 @@ impl TargetControl for Fake {
         };
         let volumes = volumes.into_iter().map(status).collect();
         Ok(Response::new(TargetStatus { portal: "127.0.0.1:9".to_owned(), volumes }))
+    }
+
+    async fn latencies(&self, _: Request<LatencyRequest>) -> Result<Response<LatencyReport>, Status> {
+        Err(Status::unimplemented("nobody asks here"))
     }
 }
 

@@ -4,12 +4,13 @@
 //! once, parse everything that came. Turns go on until nothing moves; then the task sleeps until the socket, the
 //! device, a control message or the timer wakes it.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -17,7 +18,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep, timeout};
+use tokio::time::{Interval, MissedTickBehavior, Sleep, interval_at, sleep, timeout};
 
 use super::connection::Ended;
 use super::registry::{Control, Portal, Registration, Shared, Target};
@@ -25,6 +26,7 @@ use super::writer::Writer;
 use crate::block_device::BlockDevice;
 use crate::iscsi::framing::Deframer;
 use crate::iscsi::session::{AsyncEvent, Env, Event, MAX_SESSION_DATA, Session, Work};
+use crate::latency::{Kind, Trace, traced};
 use crate::scsi::{Completion, InitiatorPort, LogicalUnit, execute};
 
 /// Seconds an initiator should wait before it comes back to a target that dropped it.
@@ -59,6 +61,8 @@ pub(super) struct Engine<D> {
     /// Other sessions that wait for ours, by ticket.
     acks: Vec<(u64, oneshot::Sender<()>)>,
     next_ack: u64,
+    /// Commands whose response waits for the socket, and where in the stream it ends; in order.
+    answering: VecDeque<(u64, Trace)>,
 }
 
 impl<D: BlockDevice> Engine<D> {
@@ -72,7 +76,7 @@ impl<D: BlockDevice> Engine<D> {
         place: Option<(Registration<D>, mpsc::UnboundedReceiver<Control>)>,
     ) -> Self {
         let every = shared.config.nop_interval;
-        let mut ticks = interval_at(Instant::now() + every, every);
+        let mut ticks = interval_at(tokio::time::Instant::now() + every, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (place, control) = place.unzip();
         Self {
@@ -92,6 +96,7 @@ impl<D: BlockDevice> Engine<D> {
             resets: FuturesUnordered::new(),
             acks: Vec::new(),
             next_ack: 0,
+            answering: VecDeque::new(),
         }
     }
 }
@@ -100,14 +105,16 @@ async fn start<D: BlockDevice>(
     target: Arc<Target<D>>,
     port: Arc<InitiatorPort>,
     bound: Duration,
+    started: Instant,
     work: Work,
-) -> (u32, Completion) {
-    let mut completion = execute(target.unit.clone(), &port, work.command, work.data).await;
+) -> (u32, Completion, Trace) {
+    let Work { itt, command, data, read } = work;
+    let (mut completion, exchange) = traced(execute(target.unit.clone(), &port, command, data)).await;
     if !completion.abort.is_empty() {
         let preempted = std::mem::take(&mut completion.abort);
         all_done(target.abort_tasks(&preempted), bound).await;
     }
-    (work.itt, completion)
+    (itt, completion, Trace { kind: Kind::of(&command), read, started, exchange })
 }
 
 /// Waits for other sessions to end their tasks. A session that ends meanwhile drops its end: that is done as well.
@@ -124,7 +131,7 @@ pub(super) async fn run<D: BlockDevice>(mut engine: Engine<D>) -> Ended {
     let bound = engine.shared.config.drain_timeout;
     let mut running = FuturesUnordered::new();
     let reason = std::future::poll_fn(|cx| {
-        let begin = |work| target.clone().map(|(target, port)| start(target, port, bound, work));
+        let begin = |started, work| target.clone().map(|(target, port)| start(target, port, bound, started, work));
         engine.poll(cx, &mut running, begin, unit.as_deref())
     })
     .await;
@@ -138,11 +145,11 @@ pub(super) async fn run<D: BlockDevice>(mut engine: Engine<D>) -> Ended {
 }
 
 impl<D: BlockDevice> Engine<D> {
-    fn poll<F: Future<Output = (u32, Completion)>>(
+    fn poll<F: Future<Output = (u32, Completion, Trace)>>(
         &mut self,
         cx: &mut Context<'_>,
         running: &mut FuturesUnordered<F>,
-        begin: impl Fn(Work) -> Option<F>,
+        begin: impl Fn(Instant, Work) -> Option<F>,
         unit: Option<&LogicalUnit<D>>,
     ) -> Poll<Ended> {
         self.poll_control(cx);
@@ -151,26 +158,28 @@ impl<D: BlockDevice> Engine<D> {
             return Poll::Ready(reason);
         }
         loop {
-            while let Poll::Ready(Some((itt, completion))) = running.poll_next_unpin(cx) {
-                self.session.on_completion(itt, completion);
+            while let Poll::Ready(Some((itt, completion, trace))) = running.poll_next_unpin(cx) {
+                if self.session.on_completion(itt, completion) {
+                    self.queue_output();
+                    self.answering.push_back((self.writer.end(), trace));
+                }
             }
             if self.session.is_fenced() && self.ending.is_none() {
                 self.session.announce(AsyncEvent::DropSession(RECONNECT_AFTER));
                 self.end(Ended::Told("another target has taken over the volume"));
             }
             self.queue_output(); // counts for the memory that the next commands may take
-            let mut started = false;
+            let mut started = None;
             while self.ending.is_none()
                 && let Some(work) = self.session.next_work(self.writer.backlog())
             {
-                running.extend(begin(work));
-                started = true;
+                running.extend(begin(*started.get_or_insert_with(Instant::now), work));
             }
             self.take_events(); // before the poll: a reset that just began has to know whom to wake
             while let Poll::Ready(Some(ticket)) = self.resets.poll_next_unpin(cx) {
                 self.session.on_others_done(ticket);
             }
-            if started {
+            if started.is_some() {
                 continue; // poll what was started: much of it is done at once, and its answers share a write
             }
             self.queue_output();
@@ -178,6 +187,7 @@ impl<D: BlockDevice> Engine<D> {
             if let Poll::Ready(Err(error)) = self.writer.poll_flush(cx, &mut self.stream) {
                 return Poll::Ready(Ended::Io(error));
             }
+            self.note_written();
             if self.writer.is_empty() {
                 if let Some(reason) = self.ending.take() {
                     return Poll::Ready(reason);
@@ -214,6 +224,7 @@ impl<D: BlockDevice> Engine<D> {
             return Poll::Ready(Err(Ended::Closed));
         }
         self.heard = true;
+        self.session.set_now(Instant::now());
         let Ends { local, initiator } = &self.ends;
         let portal = Portal { shared: &*self.shared, initiator, local: *local };
         let env = Env { unit: unit.map(LogicalUnit::state), targets: &portal };
@@ -237,6 +248,21 @@ impl<D: BlockDevice> Engine<D> {
     fn queue_output(&mut self) {
         while let Some(pdu) = self.session.next_output() {
             self.writer.push(pdu);
+        }
+    }
+
+    /// Commands whose response the socket has taken are done.
+    fn note_written(&mut self) {
+        let written = self.writer.written();
+        let done = self.answering.iter().take_while(|(end, _)| *end <= written).count();
+        if done == 0 {
+            return;
+        }
+        let now = Instant::now();
+        for (_, trace) in self.answering.drain(..done) {
+            if let Some(place) = &self.place {
+                place.target.latency.record(&trace, now);
+            }
         }
     }
 

@@ -32,6 +32,7 @@ pub use registry::SessionInfo;
 
 use crate::block_device::BlockDevice;
 use crate::iscsi::login::ChapAccount;
+use crate::latency::{Kind, Snapshot, Stage};
 use registry::Shared;
 
 /// Why the server could not do something.
@@ -148,6 +149,13 @@ impl<D: BlockDevice> TargetServer<D> {
     /// The sessions of a target; none when there is no such target.
     pub fn sessions(&self, iqn: &str) -> Vec<SessionInfo> {
         self.shared.find(iqn).map(|t| t.infos()).unwrap_or_default()
+    }
+
+    /// How long the commands of a target took, since it was added; nothing when there is no such target.
+    pub fn latencies(&self, iqn: &str) -> Vec<(Kind, Stage, Snapshot)> {
+        let Some(target) = self.shared.find(iqn) else { return Vec::new() };
+        let stages = Kind::ALL.into_iter().flat_map(|kind| Stage::ALL.map(|stage| (kind, stage)));
+        stages.map(|(kind, stage)| (kind, stage, target.latency.snapshot(kind, stage))).collect()
     }
 
     /// Asks all initiators to log out, lets commands in flight finish, closes. Bounded by the configured times.

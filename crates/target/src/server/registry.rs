@@ -18,6 +18,7 @@ use crate::block_device::BlockDevice;
 use crate::iscsi::digest::Digests;
 use crate::iscsi::login::{Access, Challenge, ChapAccount, Directory, LoginOutcome, LoginStatus, PORTAL_GROUP};
 use crate::iscsi::session::TargetList;
+use crate::latency::Latency;
 use crate::scsi::{Attention, InitiatorPort, LogicalUnit};
 
 /// What a session is told from outside.
@@ -66,6 +67,7 @@ impl Handle {
 /// A target: LUN 0 and its sessions.
 pub(super) struct Target<D> {
     pub(super) unit: Arc<LogicalUnit<D>>,
+    pub(super) latency: Latency,
     access: RwLock<TargetAccess>,
     sessions: Mutex<Sessions>,
 }
@@ -194,7 +196,8 @@ impl<D: BlockDevice> Shared<D> {
         if targets.contains_key(&iqn) {
             return Err(ServerError::Duplicate(iqn));
         }
-        targets.insert(iqn, Arc::new(Target { unit, access: RwLock::new(access), sessions: Mutex::default() }));
+        let (access, latency) = (RwLock::new(access), Latency::default());
+        targets.insert(iqn, Arc::new(Target { unit, latency, access, sessions: Mutex::default() }));
         Ok(())
     }
 

@@ -20,12 +20,14 @@ pub(super) struct Writer {
     /// Bytes of the first PDU that are already sent.
     sent: usize,
     bytes: usize,
+    /// Bytes that the socket has taken since the beginning.
+    written: u64,
     digests: Digests,
 }
 
 impl Writer {
     pub(super) fn new() -> Self {
-        Self { queue: VecDeque::new(), sent: 0, bytes: 0, digests: Digests::default() }
+        Self { queue: VecDeque::new(), sent: 0, bytes: 0, written: 0, digests: Digests::default() }
     }
 
     pub(super) fn set_digests(&mut self, digests: Digests) {
@@ -41,6 +43,16 @@ impl Writer {
     /// Bytes that wait.
     pub(super) fn backlog(&self) -> usize {
         self.bytes
+    }
+
+    /// Where in the stream the socket is.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Where in the stream the last PDU ends.
+    pub(super) fn end(&self) -> u64 {
+        self.written + self.bytes as u64
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -83,6 +95,7 @@ impl Writer {
 
     fn advance(&mut self, n: usize) {
         self.bytes -= n;
+        self.written += n as u64;
         self.sent += n;
         while let Some(first) = self.queue.front().map(WirePdu::len)
             && self.sent >= first
@@ -147,11 +160,12 @@ mod tests {
                 want.extend(WirePdu::new(pdu.clone(), digests).pieces().concat());
                 writer.push(pdu);
             }
-            prop_assert_eq!(writer.backlog(), want.len());
+            prop_assert_eq!((writer.backlog(), writer.written(), writer.end()), (want.len(), 0, want.len() as u64));
             let mut slow = Slow { got: Vec::new(), step };
             let done = writer.poll_flush(&mut Context::from_waker(Waker::noop()), &mut slow);
             prop_assert!(matches!(done, Poll::Ready(Ok(()))));
             prop_assert!(slow.got == want && writer.is_empty() && writer.backlog() == 0);
+            prop_assert_eq!((writer.written(), writer.end()), (want.len() as u64, want.len() as u64));
         }
     }
 }

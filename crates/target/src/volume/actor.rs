@@ -17,6 +17,7 @@ use tonic::Streaming;
 
 use super::core::{Action, Core, Op, OpResult};
 use super::device::{Shared, VolumeState};
+use crate::latency::Exchange;
 
 /// How often deadlines are looked at. An idle volume with nothing unanswered is not woken at all.
 const TICK: Duration = Duration::from_millis(250);
@@ -24,7 +25,14 @@ const TICK: Duration = Duration::from_millis(250);
 /// Operations taken from the channel in one go.
 const BATCH: usize = 64;
 
-pub(super) type Ticket = oneshot::Sender<OpResult>;
+pub(super) type Ticket = oneshot::Sender<Answer>;
+
+/// What the asker gets.
+pub(super) struct Answer {
+    pub(super) result: OpResult,
+    /// When the leader was asked and had answered, if it was one.
+    pub(super) exchange: Option<Exchange>,
+}
 
 /// What reaches the actor from outside.
 pub(super) enum Command {
@@ -51,7 +59,9 @@ pub(super) async fn run(
     let mut batch = Vec::with_capacity(BATCH);
     let mut timer = tokio::time::interval(TICK);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut actions = core.start(Instant::now());
+    // When what is being done became known.
+    let mut now = Instant::now();
+    let mut actions = core.start(now);
     loop {
         for action in actions.drain(..) {
             match action {
@@ -62,9 +72,10 @@ pub(super) async fn run(
                         _ = stream.out.send(request);
                     }
                 }
-                Action::Complete(ticket, result) => {
+                Action::Complete(ticket, result, sent) => {
                     busy_poll::message(if core.is_busy() { Next::Answer } else { Next::Request });
-                    _ = ticket.send(result);
+                    let exchange = sent.map(|sent| Exchange { sent, answered: now });
+                    _ = ticket.send(Answer { result, exchange });
                 }
                 Action::Capacity(blocks) => _ = shared.blocks.fetch_max(blocks.0, Ordering::AcqRel),
                 Action::Kept(state) => _ = shared.kept.send_replace(Some(state)),
@@ -85,7 +96,7 @@ pub(super) async fn run(
                 if count == 0 {
                     return;
                 }
-                let now = Instant::now();
+                now = Instant::now();
                 for command in batch.drain(..) {
                     match command {
                         Command::Submit(op, ticket) => actions.extend(core.submit(now, op, ticket)),
@@ -97,7 +108,10 @@ pub(super) async fn run(
                 }
             }
             answer = next_answer(&mut stream), if stream.is_some() => match answer {
-                Ok(response) => actions = core.response(Instant::now(), response),
+                Ok(response) => {
+                    now = Instant::now();
+                    actions = core.response(now, response);
+                }
                 Err(why) => {
                     tracing::info!(volume = %shared.name, why, "the stream to the leader ended");
                     actions = core.lost(Instant::now());

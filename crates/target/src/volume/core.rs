@@ -68,8 +68,8 @@ pub(super) enum Action<T> {
     Connect { pool: PoolId, at: Option<String>, pause: Duration },
     /// Send on the stream.
     Send(VolumeRequest),
-    /// Answer the asker.
-    Complete(T, OpResult),
+    /// Answer the asker; when a leader answered, with the time at which it was asked.
+    Complete(T, OpResult, Option<Instant>),
     /// The volume was taken over; this is what targets kept with it.
     Kept(Bytes),
     /// The volume has so many blocks.
@@ -191,7 +191,7 @@ impl<T> Core<T> {
     /// A new operation.
     pub(super) fn submit(&mut self, now: Instant, op: Op, ticket: T) -> Option<Action<T>> {
         if self.phase == Phase::Fenced {
-            return Some(Action::Complete(ticket, Err(DeviceError::Fenced)));
+            return Some(Action::Complete(ticket, Err(DeviceError::Fenced), None));
         }
         let id = self.next_id;
         self.next_id += 1;
@@ -285,7 +285,7 @@ impl<T> Core<T> {
         // Any answer shows that the leader works.
         self.stall = STALL;
         match self.ops.remove(&id) {
-            Some(pending) => vec![Action::Complete(pending.ticket, result)],
+            Some(pending) => vec![Action::Complete(pending.ticket, result, Some(pending.sent))],
             // It had reached its deadline before.
             None => Vec::new(),
         }
@@ -356,7 +356,7 @@ impl<T> Core<T> {
     fn fence(&mut self) -> Vec<Action<T>> {
         self.phase = Phase::Fenced;
         let ops = std::mem::take(&mut self.ops);
-        ops.into_values().map(|pending| Action::Complete(pending.ticket, Err(DeviceError::Fenced))).collect()
+        ops.into_values().map(|pending| Action::Complete(pending.ticket, Err(DeviceError::Fenced), None)).collect()
     }
 
     /// Time passed. Called now and then; what is due is found here.
@@ -367,7 +367,7 @@ impl<T> Core<T> {
         for id in expired {
             if let Some(pending) = self.ops.remove(&id) {
                 let why = format!("no leader confirmed the operation within {:?}", self.io_wait);
-                actions.push(Action::Complete(pending.ticket, Err(DeviceError::Unavailable(why))));
+                actions.push(Action::Complete(pending.ticket, Err(DeviceError::Unavailable(why)), None));
             }
         }
         match self.phase {

@@ -94,13 +94,19 @@ fn operations_wait_for_the_leader_and_are_sent_in_order() {
     assert_eq!(connects(&start), [b.pools[0]]);
     assert!(b.submit(write(1), 1).is_empty());
     assert!(b.submit(write(2), 2).is_empty());
+    b.now += Duration::from_secs(1);
     let actions = b.online(7);
     let requests = sent(&actions);
     assert_eq!(requests.iter().map(|r| epoch_of(r)).collect::<Vec<_>>(), [7, 7]);
     assert!(requests[0].id < requests[1].id);
     let id = requests[0].id;
+    let opened = b.now;
+    b.now += Duration::from_secs(1);
     let done = b.core.response(b.now, VolumeResponse { id, result: Some(WireResult::Done(Done {})) });
-    assert!(matches!(done[..], [Action::Complete(1, Ok(_))]));
+    assert!(
+        matches!(done[..], [Action::Complete(1, Ok(_), Some(sent))] if sent == opened),
+        "not when it was submitted"
+    );
     // The same answer again finds nobody.
     assert!(b.core.response(b.now, VolumeResponse { id, result: Some(WireResult::Done(Done {})) }).is_empty());
 }
@@ -193,7 +199,7 @@ fn what_targets_kept_is_told_once_and_what_is_saved_is_repeated_like_a_write() {
     assert_eq!((again.len(), requests.len(), epoch_of(requests[0])), (2, 1, 2));
     let id = requests[0].id;
     let done = b.core.response(b.now, VolumeResponse { id, result: Some(WireResult::Done(Done {})) });
-    assert!(matches!(done[..], [Action::Complete(1, Ok(_))]));
+    assert!(matches!(done[..], [Action::Complete(1, Ok(_), Some(_))]));
 }
 
 #[test]
@@ -233,8 +239,8 @@ fn fenced_is_final() {
     let actions = b.submit(write(5), 1);
     let id = sent(&actions)[0].id;
     let actions = b.core.response(b.now, failure(id, Code::Fenced, None));
-    assert!(matches!(actions[..], [Action::Complete(1, Err(DeviceError::Fenced))]));
-    assert!(matches!(b.submit(write(6), 2)[..], [Action::Complete(2, Err(DeviceError::Fenced))]));
+    assert!(matches!(actions[..], [Action::Complete(1, Err(DeviceError::Fenced), None)]));
+    assert!(matches!(b.submit(write(6), 2)[..], [Action::Complete(2, Err(DeviceError::Fenced), None)]));
     assert!(b.core.lost(b.now).is_empty());
     assert!(b.core.tick(b.now + OPEN_TIMEOUT * 2).is_empty());
 }
@@ -262,7 +268,7 @@ fn what_nobody_can_do_in_time_fails_retryably() {
     b.submit(write(5), 1);
     b.now += Duration::from_secs(101);
     let actions = b.core.tick(b.now);
-    assert!(matches!(actions[0], Action::Complete(1, Err(DeviceError::Unavailable(_)))));
+    assert!(matches!(actions[0], Action::Complete(1, Err(DeviceError::Unavailable(_)), None)));
 }
 
 #[test]
@@ -278,7 +284,7 @@ fn errors_of_the_volume_reach_the_initiator() {
         b.online(1);
         let id = sent(&b.submit(write(5), 1))[0].id;
         match &b.core.response(b.now, failure(id, code, None))[..] {
-            [Action::Complete(1, Err(error))] => assert_eq!(*error, expected),
+            [Action::Complete(1, Err(error), Some(_))] => assert_eq!(*error, expected),
             other => panic!("{other:?}"),
         }
     }
@@ -295,5 +301,5 @@ fn a_block_damaged_on_the_way_is_sent_again_a_few_times() {
         assert_eq!(sent(&actions)[0].id, id);
     }
     let actions = b.core.response(b.now, failure(id, Code::BadChecksum, None));
-    assert!(matches!(actions[..], [Action::Complete(1, Err(DeviceError::Internal(_)))]));
+    assert!(matches!(actions[..], [Action::Complete(1, Err(DeviceError::Internal(_)), Some(_))]));
 }

@@ -15,6 +15,7 @@ use super::actor::{self, Command};
 use super::core::{Core, Op, Reply};
 use super::locks::RangeLocks;
 use crate::block_device::{ATOMIC, BlockDevice, DeviceError, Extent, Geometry, LOGICAL_BLOCK};
+use crate::latency;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
@@ -154,7 +155,11 @@ impl RaftVolume {
         let gone = || DeviceError::Unavailable("the volume is being closed".to_owned());
         let (ticket, reply) = oneshot::channel();
         self.commands.send(Command::Submit(op, ticket)).map_err(|_| gone())?;
-        reply.await.map_err(|_| gone())?
+        let answer = reply.await.map_err(|_| gone())?;
+        if let Some(exchange) = answer.exchange {
+            latency::leader_answered(exchange);
+        }
+        answer.result
     }
 
     async fn read_blocks(&self, lba: u64, blocks: u64) -> Result<Bytes, DeviceError> {

@@ -7,6 +7,8 @@
 //!   Kubernetes Service without ready endpoints refuses initiators, and their I/O would fail instead of waiting. Only a
 //!   target that has lost all its volumes to newer targets makes way for those.
 
+mod observe;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ballast_api::control::target_control_server::{TargetControl, TargetControlServer};
-use ballast_api::control::{Empty, Peer, TargetStatus, TargetVolume, TargetVolumeStatus, VolumeTable};
+use ballast_api::control::{Empty, LatencyReport, LatencyRequest, Peer, TargetStatus, TargetVolume, VolumeTable};
 use ballast_api::{BlockCount, PoolId, TargetId, VolumeId};
 use ballast_rpc::{Endpoint, EndpointError, Listener};
 use futures_util::future::BoxFuture;
@@ -287,35 +289,13 @@ impl TargetControl for ControlService {
     }
 
     async fn status(&self, _request: Request<Empty>) -> Result<Response<TargetStatus>, Status> {
-        let mut volumes: Vec<_> = self
-            .volumes
-            .table()
-            .iter()
-            .map(|(id, served)| {
-                let stats = served.device.stats();
-                let state = match stats.state {
-                    VolumeState::Opening => "opening",
-                    VolumeState::Online => "online",
-                    VolumeState::Waiting => "waiting",
-                    VolumeState::Fenced => "fenced",
-                };
-                TargetVolumeStatus {
-                    volume: id.to_bytes(),
-                    name: served.name.clone(),
-                    iqn: served.iqn.clone(),
-                    sessions: u32::try_from(self.volumes.server.sessions(&served.iqn).len()).unwrap_or(u32::MAX),
-                    state: state.to_owned(),
-                    leader_pool: stats.leader.map(|pool| pool.to_bytes()).unwrap_or_default(),
-                    epoch: stats.epoch.0,
-                    reads: stats.reads,
-                    writes: stats.writes,
-                    retries: stats.retries,
-                    blocks: served.device.blocks().0,
-                    replicas: served.replicas.clone(),
-                }
-            })
-            .collect();
-        volumes.sort_by(|a, b| a.name.cmp(&b.name));
+        let volumes = self.volumes.status();
         Ok(Response::new(TargetStatus { portal: self.portal.to_string(), volumes }))
+    }
+
+    async fn latencies(&self, request: Request<LatencyRequest>) -> Result<Response<LatencyReport>, Status> {
+        let which = request.into_inner().volume;
+        let which = (!which.is_empty()).then(|| VolumeId::from_slice(&which)).transpose().map_err(invalid)?;
+        Ok(Response::new(self.volumes.latencies(which)))
     }
 }

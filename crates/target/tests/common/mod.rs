@@ -3,11 +3,14 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use ballast_target::iscsi::digest::Digests;
 use ballast_target::iscsi::framing::{Deframer, WirePdu};
 use ballast_target::iscsi::pdu::*;
+use ballast_target::latency::{Exchange, leader_answered};
 use ballast_target::{
     BlockDevice, DeviceError, Extent, Geometry, MemoryDevice, ServerConfig, TargetAccess, TargetServer,
 };
@@ -26,6 +29,7 @@ pub struct Held {
     open: watch::Sender<bool>,
     started: watch::Sender<u64>,
     error: Mutex<Option<DeviceError>>,
+    no_leader: AtomicBool,
 }
 
 impl Held {
@@ -35,6 +39,7 @@ impl Held {
             open: watch::Sender::new(true),
             started: watch::Sender::new(0),
             error: Mutex::new(None),
+            no_leader: AtomicBool::new(false),
         }
     }
 
@@ -49,6 +54,18 @@ impl Held {
     /// The next call fails.
     pub fn fail(&self, error: DeviceError) {
         *self.error.lock().unwrap() = Some(error);
+    }
+
+    /// The next read or write asks no leader.
+    pub fn skip_leader(&self) {
+        self.no_leader.store(true, Ordering::SeqCst);
+    }
+
+    /// What a call tells of its time, as a volume does.
+    fn answered(&self, sent: Instant) {
+        if !self.no_leader.swap(false, Ordering::SeqCst) {
+            leader_answered(Exchange { sent, answered: Instant::now() });
+        }
     }
 
     /// Waits until so many writes have begun.
@@ -68,14 +85,20 @@ impl BlockDevice for Held {
 
     async fn read(&self, offset: u64, len: u32) -> Result<Bytes, DeviceError> {
         self.check()?;
-        self.memory.read(offset, len).await
+        let sent = Instant::now();
+        let data = self.memory.read(offset, len).await;
+        self.answered(sent);
+        data
     }
 
     async fn write(&self, offset: u64, data: Bytes, fua: bool) -> Result<(), DeviceError> {
         self.check()?;
         self.started.send_modify(|n| *n += 1);
+        let sent = Instant::now();
         self.open.subscribe().wait_for(|open| *open).await.unwrap();
-        self.memory.write(offset, data, fua).await
+        let done = self.memory.write(offset, data, fua).await;
+        self.answered(sent);
+        done
     }
 
     async fn update(

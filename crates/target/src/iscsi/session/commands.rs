@@ -79,7 +79,7 @@ impl Session {
         let pushed = data.len() as u32;
         data.truncate(wanted as usize);
         if !more && fail.is_none() && data.len() == wanted as usize {
-            task.set_ready(data);
+            task.set_ready(data, self.now);
             self.tasks.insert(itt, task);
             self.ready.push_back(itt);
             return;

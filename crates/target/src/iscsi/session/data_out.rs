@@ -34,6 +34,7 @@ impl Session {
 
     /// Moves a write on: asks for more data, starts it, or fails it.
     pub(super) fn advance(&mut self, itt: u32) {
+        let now = self.now;
         let Some(task) = self.tasks.get_mut(itt) else { return };
         let Some(c) = task.collect.as_deref_mut() else { return };
         if c.unsolicited.is_some() {
@@ -50,7 +51,7 @@ impl Session {
         }
         if c.buf.len() == c.wanted as usize {
             let data = std::mem::take(&mut c.buf).freeze();
-            task.set_ready(data);
+            task.set_ready(data, now);
             self.ready.push_back(itt);
             return;
         }

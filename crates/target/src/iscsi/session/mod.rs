@@ -22,6 +22,7 @@ mod tests;
 mod tmf;
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -51,6 +52,8 @@ pub struct Work {
     pub command: Command,
     /// Its Data-Out.
     pub data: Bytes,
+    /// When the last of it had come.
+    pub read: Instant,
 }
 
 /// What the shell has to do beyond sending and running commands.
@@ -121,6 +124,8 @@ pub struct Session {
     events: VecDeque<Event>,
     closing: bool,
     fenced: bool,
+    /// When what is being taken was read from the socket.
+    now: Instant,
 }
 
 impl Session {
@@ -147,7 +152,13 @@ impl Session {
             events: VecDeque::new(),
             closing: false,
             fenced: false,
+            now: Instant::now(),
         }
+    }
+
+    /// What [`Self::on_pdu`] takes from now on was read from the socket at this time; only for the commands' [`Work::read`].
+    pub fn set_now(&mut self, now: Instant) {
+        self.now = now;
     }
 
     /// Takes one PDU.
@@ -201,21 +212,24 @@ impl Session {
         self.ready.remove(at);
         self.reading += need;
         task.start();
-        Some(Work { itt, command: task.command, data: std::mem::take(&mut task.data) })
+        let read = task.complete().unwrap_or(self.now);
+        Some(Work { itt, command: task.command, data: std::mem::take(&mut task.data), read })
     }
 
-    /// A command is done.
-    pub fn on_completion(&mut self, itt: u32, completion: Completion) {
-        let Some(task) = self.remove_task(itt) else { return };
+    /// A command is done. Whether it is answered: then its PDUs are among those that [`Self::next_output`] gives now.
+    pub fn on_completion(&mut self, itt: u32, completion: Completion) -> bool {
+        let Some(task) = self.remove_task(itt) else { return false };
         self.reading = self.reading.saturating_sub(task.command.data_in());
-        if task.is_doomed() {
-            self.settle_barriers(Some(itt));
-        } else if completion.fenced {
-            self.fenced = true;
-        } else {
+        let answered = !task.is_doomed() && !completion.fenced;
+        if answered {
             self.respond(itt, &task, completion);
+        } else if task.is_doomed() {
+            self.settle_barriers(Some(itt));
+        } else {
+            self.fenced = true;
         }
         self.grant_waiting();
+        answered
     }
 
     /// The next PDU to send.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
@@ -62,6 +63,8 @@ pub(super) struct Task {
     pub(super) r2ts_sent: u32,
     grant: usize,
     state: State,
+    /// When the last of its data had come.
+    complete: Option<Instant>,
 }
 
 /// A write that is not complete yet.
@@ -109,17 +112,23 @@ impl Task {
             r2ts_sent: 0,
             grant: 0,
             state: State::Collecting,
+            complete: None,
         }
     }
 
-    pub(super) fn set_ready(&mut self, data: Bytes) {
+    pub(super) fn set_ready(&mut self, data: Bytes, now: Instant) {
         self.collect = None;
         self.data = data;
         self.state = State::Ready;
+        self.complete = Some(now);
     }
 
     pub(super) fn start(&mut self) {
         self.state = State::Running;
+    }
+
+    pub(super) fn complete(&self) -> Option<Instant> {
+        self.complete
     }
 
     pub(super) fn is_doomed(&self) -> bool {

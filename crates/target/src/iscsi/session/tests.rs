@@ -4,6 +4,7 @@ use crate::iscsi::pdu::*;
 use crate::scsi::Sense;
 use crate::scsi::sense::code;
 use proptest::prelude::*;
+use std::time::Duration;
 
 struct Two;
 impl TargetList for Two {
@@ -352,6 +353,24 @@ fn immediate_unsolicited_and_solicited_data() {
     let d = r.response();
     assert_eq!((d.status, d.exp_data_sn, d.residual), (0, 3, 0));
     assert_eq!(r.s.granted, 0);
+}
+
+#[test]
+fn work_knows_when_the_last_of_its_data_was_read() {
+    let mut r = Rig::new();
+    let at = |n| Instant::now() + Duration::from_secs(n);
+    let (first, last, later) = (at(1), at(2), at(3));
+    r.s.set_now(first);
+    r.write(1, 1, true, &[]);
+    r.read(2, 1, 512);
+    let r2t = ReadyToTransfer::decode(&r.out().bhs);
+    r.s.set_now(last);
+    r.data(1, r2t.ttt, 0, 0, true, 512);
+    r.s.set_now(later);
+    assert_eq!([r.work(), r.work()].map(|work| (work.itt, work.read)), [(2, first), (1, last)]);
+    assert!(r.s.on_completion(2, good(512)), "it is answered");
+    r.tmf(TaskFunction::AbortTask, 1, 0);
+    assert!(!r.s.on_completion(1, Completion::good()), "it was aborted");
 }
 
 #[test]
