@@ -289,6 +289,9 @@ pub(crate) struct TargetServeArgs {
     /// "iqn": IQN, "blocks": NUMBER OF 4 KIB, "replicas": [{"pool": UUID, "endpoint": "host:port"}]}]}. Missing: no hints
     #[arg(long, value_name = "FILE")]
     pub(crate) volumes: Option<PathBuf>,
+    /// Where to serve metrics (GET /metrics, Prometheus' text format), for example 0.0.0.0:9500. Without it nowhere
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) runtime: RuntimeArgs,
 }

@@ -13,6 +13,7 @@ pub mod block_device;
 pub mod iscsi;
 pub mod latency;
 pub mod memory;
+pub mod metrics;
 pub mod scsi;
 pub mod server;
 pub mod volume;

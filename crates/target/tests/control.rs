@@ -40,8 +40,15 @@ impl Target {
         let (stop, stopped) = oneshot::channel();
         let shutdown = Box::pin(async move { _ = stopped.await });
         let portal = "127.0.0.1:0".parse().unwrap();
-        let options =
-            TargetOptions { portal, advertise: None, chap: None, control: control.clone(), volumes, shutdown };
+        let options = TargetOptions {
+            portal,
+            advertise: None,
+            chap: None,
+            control: control.clone(),
+            volumes,
+            metrics: None,
+            shutdown,
+        };
         let task = tokio::spawn(async move { serve_target(options).await.unwrap() });
         for _ in 0..200 {
             if let Ok(channel) = control.connect().await {

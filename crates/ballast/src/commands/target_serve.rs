@@ -14,7 +14,7 @@ pub(super) async fn run(args: TargetServeArgs) -> anyhow::Result<()> {
         tracing::info!(signal, "stopping");
     });
     let volumes = hints::volumes(args.volumes.as_deref());
-    let TargetServeArgs { portal, advertise, chap, .. } = args;
-    serve_target(TargetOptions { portal, advertise, chap, control, volumes, shutdown }).await?;
+    let TargetServeArgs { portal, advertise, chap, metrics, .. } = args;
+    serve_target(TargetOptions { portal, advertise, chap, control, volumes, metrics, shutdown }).await?;
     Ok(())
 }

@@ -27,6 +27,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::health_reporter;
 
 use super::{RaftVolume, VolumeOptions, VolumeState};
+use crate::metrics;
 use crate::server::secrets::{Accounts, SecretsError, read_accounts};
 use crate::server::{ServerConfig, ServerError, TargetAccess, TargetServer};
 
@@ -61,6 +62,8 @@ pub struct TargetOptions {
     /// The volumes to serve until SetVolumes says more, so that a restarted target finds its volumes while nobody is there
     /// to tell it. `None`: it waits for SetVolumes.
     pub volumes: Option<Vec<TargetVolume>>,
+    /// Where metrics are served ([`crate::metrics`]); `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// Resolves when the process shall stop.
     pub shutdown: BoxFuture<'static, ()>,
 }
@@ -90,7 +93,7 @@ pub fn serve_target(options: TargetOptions) -> BoxFuture<'static, Result<(), Ser
 }
 
 async fn run(options: TargetOptions) -> Result<(), ServeTargetError> {
-    let TargetOptions { portal, advertise, chap, control, volumes, mut shutdown } = options;
+    let TargetOptions { portal, advertise, chap, control, volumes, metrics, mut shutdown } = options;
     let accounts = chap.as_deref().map(read_accounts).transpose()?;
     let config = ServerConfig {
         // Below the time that the supervisor gives a process to stop.
@@ -112,6 +115,13 @@ async fn run(options: TargetOptions) -> Result<(), ServeTargetError> {
     if let Some(volumes) = volumes {
         served.begin(volumes);
     }
+    let told = served.clone();
+    let mut metrics = pin!(async move {
+        match metrics {
+            Some(address) => metrics::serve(address, Arc::new(move || told.metrics())).await,
+            None => std::future::pending().await,
+        }
+    });
     let service = ControlService { portal, volumes: served.clone(), changing: tokio::sync::Mutex::default() };
     let (health, health_service) = health_reporter();
     health.set_service_status(READY, served.readiness()).await;
@@ -128,6 +138,7 @@ async fn run(options: TargetOptions) -> Result<(), ServeTargetError> {
             result = &mut running => return Ok(result?),
             result = &mut grpc => return Ok(result.unwrap_or(Ok(()))?),
             () = &mut secrets => {}
+            () = &mut metrics => {}
             _ = look.tick() => health.set_service_status(READY, served.readiness()).await,
         }
     }

@@ -7,6 +7,9 @@ use bytes::Bytes;
 use super::{VolumeState, Volumes};
 
 impl VolumeState {
+    /// All there are.
+    pub(crate) const ALL: [Self; 4] = [Self::Opening, Self::Online, Self::Waiting, Self::Fenced];
+
     /// As it is told.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -62,5 +65,10 @@ impl Volumes {
         let mut volumes: Vec<_> = served.into_iter().map(of).collect();
         volumes.sort_by(|a, b| a.name.cmp(&b.name));
         LatencyReport { target: self.target.to_bytes(), volumes }
+    }
+
+    /// All of it for a monitoring system.
+    pub(super) fn metrics(&self) -> String {
+        crate::metrics::text::render(&self.status(), &self.latencies(None))
     }
 }
