@@ -36,7 +36,7 @@ pub(crate) enum Command {
     /// Pools: storage on disks, partitions or sparse files
     #[command(subcommand)]
     Pool(PoolCommand),
-    /// Volumes: make, list, delete
+    /// Volumes: make, list, delete; how long their I/O takes
     #[command(subcommand)]
     Volume(VolumeCommand),
     /// The iSCSI target process
@@ -78,6 +78,8 @@ pub(crate) enum VolumeCommand {
     List(ReadArgs),
     /// Make a volume larger, while it is in use
     Grow(VolumeGrowArgs),
+    /// Show how long I/O takes, stage by stage
+    Stats(VolumeStatsArgs),
     /// Delete a volume and all its data
     Delete(VolumeDeleteArgs),
 }
@@ -177,6 +179,20 @@ pub(crate) struct VolumeGrowArgs {
     pub(crate) size: ByteSize,
     #[command(flatten)]
     pub(crate) dir: DataDirArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VolumeStatsArgs {
+    /// Only this volume
+    pub(crate) name: Option<String>,
+    /// Print again and again what came since the last time, until Ctrl-C
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) watch: Option<u64>,
+    /// Ask the target whose control service listens there (unix:PATH or ADDRESS:PORT) instead of that of the data directory
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(crate) target: Option<String>,
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
 }
 
 #[derive(Debug, Args)]

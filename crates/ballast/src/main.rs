@@ -17,6 +17,7 @@ mod protocol;
 mod report;
 mod rpc;
 mod size;
+mod stats;
 mod supervisor;
 
 use std::io::Write as _;

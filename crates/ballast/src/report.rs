@@ -19,6 +19,7 @@
 //!    "device_flushes":1}]}
 //! ballast volume list -o json    the array `volumes`
 //! ballast pool list -o json      the array `pools`
+//! ballast volume stats -o json   see `stats.rs`
 //! ```
 
 use std::fmt;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use ballast_api::control::pool_control_client::PoolControlClient;
 use ballast_api::control::target_control_client::TargetControlClient;
 use ballast_api::control::{
-    CreateReplicaRequest, Empty, FormGroupRequest, GrowVolumeRequest, PeerTable, PoolStatus, TargetStatus, VolumeRef,
-    VolumeTable,
+    CreateReplicaRequest, Empty, FormGroupRequest, GrowVolumeRequest, LatencyReport, LatencyRequest, PeerTable,
+    PoolStatus, TargetStatus, VolumeRef, VolumeTable,
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -64,7 +64,7 @@ fn root_cause(error: &tonic::transport::Error) -> String {
 #[derive(Clone, Debug)]
 pub(crate) struct Rpc {
     process: String,
-    socket: PathBuf,
+    endpoint: String,
 }
 
 /// How a unix socket is written in peer tables and `--listen`.
@@ -75,12 +75,21 @@ pub(crate) fn unix_endpoint(socket: &Path) -> String {
 impl Rpc {
     /// The process `process` listens on `socket`.
     pub(crate) fn new(process: &str, socket: PathBuf) -> Self {
-        Self { process: process.to_owned(), socket }
+        Self { process: process.to_owned(), endpoint: unix_endpoint(&socket) }
+    }
+
+    /// The process `process` listens there.
+    pub(crate) fn at(process: &str, endpoint: &ballast_rpc::Endpoint) -> Self {
+        let endpoint = match endpoint {
+            ballast_rpc::Endpoint::Unix(socket) => unix_endpoint(socket),
+            ballast_rpc::Endpoint::Tcp(address) => format!("http://{address}"),
+        };
+        Self { process: process.to_owned(), endpoint }
     }
 
     /// How other processes reach it.
     pub(crate) fn endpoint(&self) -> String {
-        unix_endpoint(&self.socket)
+        self.endpoint.clone()
     }
 
     /// What the pool says about itself.
@@ -126,6 +135,17 @@ impl Rpc {
     /// What the target says about itself.
     pub(crate) async fn target_status(&self) -> Result<TargetStatus, RpcError> {
         self.call(STATUS_TIMEOUT, async |channel| TargetControlClient::new(channel).status(Empty {}).await).await
+    }
+
+    /// How long the target's commands took, of all volumes.
+    pub(crate) async fn latencies(&self) -> Result<LatencyReport, RpcError> {
+        let all = LatencyRequest::default();
+        self.call(STATUS_TIMEOUT, async |channel| {
+            // Larger than the default takes, with hundreds of volumes.
+            let client = TargetControlClient::new(channel).max_decoding_message_size(ballast_rpc::MAX_MESSAGE);
+            { client }.latencies(all).await
+        })
+        .await
     }
 
     /// Tells the target what to serve.

@@ -26,6 +26,8 @@ fn commands_without_a_running_ballast_say_what_to_start() {
         &["status"][..],
         &["pool", "list", "--output", "json"],
         &["volume", "list"],
+        &["volume", "stats"],
+        &["volume", "stats", "demo", "--watch", "1", "--output", "json"],
         &["volume", "create", "demo", "1Gi"],
         &["volume", "delete", "demo", "--yes"],
     ] {
@@ -45,6 +47,12 @@ fn bad_arguments_are_explained() {
     assert!(said.contains("NAME=SIZE"), "{said}");
     let said = refused(&mut ballast(&["status", "--log-level", "a=b=c"], dir.path()));
     assert!(said.contains("log filter"), "{said}");
+    let said = refused(&mut ballast(&["volume", "stats", "--watch", "0"], dir.path()));
+    assert!(said.contains("1..="), "{said}");
+    let said = refused(&mut ballast(&["volume", "stats", "--target", "nowhere"], dir.path()));
+    assert!(said.contains("host:port"), "{said}");
+    let said = refused(&mut ballast(&["volume", "stats", "--target", "127.0.0.1:1"], dir.path()));
+    assert!(said.contains("127.0.0.1:1") && said.contains("cannot be reached"), "{said}");
     assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none(), "nothing was made");
 }
 

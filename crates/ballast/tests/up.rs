@@ -104,6 +104,13 @@ fn a_life_of_ballast_up() {
 
     let (good, said) = run(dir, &["up", "--portal", &portal]);
     assert!(!good && said.contains("in use"), "{said}");
+    let (good, said) = run(dir, &["volume", "stats"]);
+    assert!(good && said == "volume demo, since the target began to serve it: no commands\n", "{said}");
+    let (good, said) = run(dir, &["volume", "stats", "demo", "--output", "json"]);
+    let stats: Value = serde_json::from_str(&said).expect("JSON");
+    assert!(good && stats[0]["kinds"][1]["stages"][4]["stage"] == "total", "{said}");
+    let (good, said) = run(dir, &["volume", "stats", "other"]);
+    assert!(!good && said.contains("ballast volume list"), "{said}");
     let (good, said) = run(dir, &["volume", "create", "more", "32Mi", "--replicas", "1"]);
     assert!(good && said.contains("cstor:more"), "{said}");
     let (good, said) = run(dir, &["volume", "create", "more", "32Mi"]);

@@ -13,6 +13,7 @@ mod pool_inspect;
 mod pool_serve;
 mod provisioner;
 mod read;
+mod stats;
 mod target_serve;
 mod uninstall;
 mod up;
@@ -54,6 +55,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Volume(VolumeCommand::Create(args)) => small_runtime(volume::create(args)),
         Command::Volume(VolumeCommand::List(args)) => small_runtime(read::volume_list(args)),
         Command::Volume(VolumeCommand::Grow(args)) => small_runtime(volume::grow(args)),
+        Command::Volume(VolumeCommand::Stats(args)) => small_runtime(stats::run(args)),
         Command::Volume(VolumeCommand::Delete(args)) => small_runtime(volume::delete(args)),
         Command::Operator(args) => small_runtime(operator::run(args)),
         Command::Provisioner(args) => small_runtime(provisioner::run(args)),

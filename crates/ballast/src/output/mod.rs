@@ -1,5 +1,6 @@
 //! What commands print: tables for people, JSON for scripts.
 
+pub(crate) mod stats;
 pub(crate) mod table;
 
 use std::io::{self, Write as _};
@@ -18,11 +19,16 @@ pub(crate) enum Format {
 
 /// Prints text. A reader that has gone away (`| head`) is not an error, and `println!` would panic on it.
 pub(crate) fn print(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match try_print(text) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }
+}
+
+/// Prints text; a reader that has gone away is an error, for what would go on printing.
+pub(crate) fn try_print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
 
 /// Prints one line of progress; whether somebody reads it does not matter to the work.
