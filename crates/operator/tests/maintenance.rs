@@ -172,7 +172,7 @@ async fn pools_are_extended_by_editing_the_claim_one_after_the_other() {
 
 #[tokio::test(start_paused = true)]
 async fn a_volume_grows_by_editing_its_object_and_never_shrinks() {
-    let (mut cluster, operator) = cluster(8, 4).await;
+    let (cluster, operator) = cluster(8, 4).await;
     let set = |cluster: &Cluster, capacity: &str| {
         let edit = |volume: &mut CStorVolume| volume.spec.capacity = capacity.to_owned();
         cluster.sim.edit::<CStorVolume>(NAMESPACE, "pvc-1", edit).unwrap();

@@ -1,6 +1,6 @@
 //! Reservations of a logical unit: PERSISTENT RESERVE IN/OUT (SPC-4 section 5.13) and RESERVE/RELEASE (SPC-2 section 5.5.1).
 //!
-//! * [`state`]: what is kept and what service actions do to it; [`conflict`]: what it keeps out; [`parameters`]: the bytes.
+//! * `state`: what is kept and what service actions do to it; `conflict`: what it keeps out; `parameters`: the bytes.
 //! * This module: one [`Reservations`] per logical unit, shared by all sessions.
 //!
 //! Invariants
