@@ -114,6 +114,8 @@ pub(super) async fn run(
                 }
                 Err(why) => {
                     tracing::info!(volume = %shared.name, why, "the stream to the leader ended");
+                    // A fenced core asks for no other one, and an ended stream would say so again and again, without rest.
+                    stream = None;
                     actions = core.lost(Instant::now());
                 }
             },
