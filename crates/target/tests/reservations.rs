@@ -21,7 +21,8 @@ async fn out(who: &mut Initiator, action: u8, kind: u8, key: u64, second: u64) -
 
 #[tokio::test]
 async fn preempt_and_abort_is_answered_when_no_write_of_the_other_can_land_any_more() {
-    let (_server, address, device) = serve(|_| {}).await;
+    // Also when the device takes longer than other things wait for it.
+    let (_server, address, device) = serve(|config| config.drain_timeout = Duration::from_millis(20)).await;
     let mut old = Initiator::ready(address, "iqn.old", 1, "").await;
     let mut new = Initiator::ready(address, "iqn.new", 1, "").await;
     assert_eq!(out(&mut old, REGISTER_IGNORE, 0, 0, 1).await, 0);

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -104,7 +104,6 @@ impl<D: BlockDevice> Engine<D> {
 async fn start<D: BlockDevice>(
     target: Arc<Target<D>>,
     port: Arc<InitiatorPort>,
-    bound: Duration,
     started: Instant,
     work: Work,
 ) -> (u32, Completion, Trace) {
@@ -112,26 +111,22 @@ async fn start<D: BlockDevice>(
     let (mut completion, exchange) = traced(execute(target.unit.clone(), &port, command, data)).await;
     if !completion.abort.is_empty() {
         let preempted = std::mem::take(&mut completion.abort);
-        all_done(target.abort_tasks(&preempted), bound).await;
+        // However long the device takes: GOOD says that nothing of the preempted can land any more, and others rely on it. The
+        // device ends each of its calls.
+        for ack in target.abort_tasks(&preempted) {
+            let _ = ack.await;
+        }
     }
     (itt, completion, Trace { kind: Kind::of(&command), read, started, exchange })
-}
-
-/// Waits for other sessions to end their tasks. A session that ends meanwhile drops its end: that is done as well.
-async fn all_done(acks: Vec<oneshot::Receiver<()>>, bound: Duration) {
-    for ack in acks {
-        let _ = timeout(bound, ack).await;
-    }
 }
 
 /// Runs a connection to its end; returns when no device call of it is left.
 pub(super) async fn run<D: BlockDevice>(mut engine: Engine<D>) -> Ended {
     let target = engine.place.as_ref().map(|place| (place.target.clone(), place.port.clone()));
     let unit = target.as_ref().map(|(target, _)| target.unit.clone());
-    let bound = engine.shared.config.drain_timeout;
     let mut running = FuturesUnordered::new();
     let reason = std::future::poll_fn(|cx| {
-        let begin = |started, work| target.clone().map(|(target, port)| start(target, port, bound, started, work));
+        let begin = |started, work| target.clone().map(|(target, port)| start(target, port, started, work));
         engine.poll(cx, &mut running, begin, unit.as_deref())
     })
     .await;
@@ -326,7 +321,10 @@ impl<D: BlockDevice> Engine<D> {
                     let bound = self.shared.config.drain_timeout;
                     self.resets.push(
                         async move {
-                            all_done(acks, bound).await;
+                            // A session that ends meanwhile drops its end: that is done as well.
+                            for ack in acks {
+                                let _ = timeout(bound, ack).await;
+                            }
                             ticket
                         }
                         .boxed(),

@@ -109,7 +109,8 @@ impl Reservations {
         Ok(())
     }
 
-    /// A unit attention for this initiator; it is told once.
+    /// A unit attention for this initiator. It is told once by this target; the next one may tell it again, because that it was
+    /// told is kept only with the next change.
     pub(super) fn take_attention(&self, port: &InitiatorPort) -> Option<Sense> {
         if !self.busy.load(Ordering::Acquire) {
             return None;
