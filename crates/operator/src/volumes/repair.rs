@@ -10,8 +10,7 @@ use bytes::Bytes;
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use super::form::wanted_blocks;
-use super::form::{ask_again, choose, endpoint_of, give_ids, introduce};
+use super::form::{ask_again, choose, endpoint_of, give_ids, introduce, wanted_blocks};
 use super::objects;
 use super::plan::Step;
 use super::view::{Group, State, View, pool_of, volume_id};
